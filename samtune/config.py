@@ -1,0 +1,31 @@
+"""Every default of fitting, once, with its unit and source.
+
+One set for every task: nobody should have to tune flags for plates or for cells. The measured
+tables behind these numbers are in benchmarks/README.md.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How an adapter is trained. Kept in the adapter file."""
+
+    method: str = "plm"  # the Prompt Learning Module; the only one so far
+    seed: int = 0
+    epochs: int | None = None  # passes over the training objects; None: `objects` decides
+    objects: int = 6000  # objects seen in training when `epochs` does not say
+    max_minutes: float | None = None  # stop training after so long, keeping the best
+    val_fraction: float = 0.2  # share of the images held out when no folder is given
+    batch_size: int = 2  # objects a step
+    learning_rate: float = 3e-4  # AdamW, of the PLM; cosine decay to 0
+    weight_decay: float = 0.01  # Kim et al. 2024, section 5.1
+    warmup_objects: int = 200  # linear; the paper's 250 steps of 10 are a share of 1 %
+    first_offset: float = 1.0  # weight of the PLM's last norm at the start: size of Δf_P
+    click_share: float = 0.8  # of the steps; the others show several points, or a box
+    cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
+    average: float = 0.99  # decay a step of the moving average of the weights that is kept
+    pmm: bool = True  # the Point Matching Module as auxiliary task
+    pmm_weight: float = 1.0  # λ, equation 3
+    pmm_jitter: float = 0.2  # of the object's half size
+    validations: int = 8  # looks at the held-out objects during training

@@ -1,0 +1,198 @@
+"""Pairs: which files of a folder are images, and which are their masks.
+
+Two layouts, told apart by looking:
+
+    DATA/images/x.jpg  DATA/masks/x.png     same stems; masks/x_mask.png is found as well
+    DATA/x.jpg         DATA/x.png           or DATA/x_mask.png
+
+Only names are looked at here; dataset.py opens the files.
+"""
+
+import difflib
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from samtune.errors import DatasetError
+from samtune.images import FORMATS_IN_WORDS, IMAGE_SUFFIXES
+
+_LAYOUTS = (
+    "DATA/images and DATA/masks with the same file names, or x.jpg beside x.png or x_mask.png"
+)
+_MASK_ENDING = "_mask"
+_LITTER = frozenset({"thumbs.db", "desktop.ini"})  # beside hidden files, as .DS_Store is one
+
+NO_MASK = (
+    "A mask has its image's name, in any image format: add or rename the mask, "
+    "or move the image elsewhere."
+)
+SEVERAL = "Keep one image and one mask of each name."
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask file."""
+
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out, and why; nothing to mend."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file that the user has to mend: the sentence is its path and the problem."""
+
+    path: Path
+    problem: str
+    remedy: str
+
+
+@dataclass
+class Pairing:
+    """What a folder's file names say."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def find_pairs(folder: Path) -> Pairing:
+    """Find the images of a folder and the mask of each.
+
+    Hidden files and folders are passed over without a word.
+
+    Args:
+        folder: in one of the two layouts.
+
+    Returns:
+        Pairs in the order of the images' names; masks without an image and other files as
+        skipped; images with no mask or several, as faults.
+
+    Raises:
+        DatasetError: no such folder, no permission to read it, or no image in it.
+    """
+    try:
+        return _find_pairs(folder)
+    except PermissionError as error:
+        raise DatasetError(
+            f"{error.filename} may not be read: change its permissions, or give another folder."
+        ) from error
+
+
+def _find_pairs(folder: Path) -> Pairing:
+    if not folder.is_dir():
+        raise DatasetError(_no_folder(folder))
+    pairing = Pairing()
+    image_folder, mask_folder = folder / "images", folder / "masks"
+    if image_folder.is_dir() and mask_folder.is_dir():
+        images, masks = _image_files(image_folder, pairing), _image_files(mask_folder, pairing)
+    else:
+        images, masks = _told_apart(_image_files(folder, pairing))
+    if not images:
+        raise DatasetError(_no_images(folder))
+    _match(images, masks, pairing)
+    return pairing
+
+
+def _image_files(folder: Path, pairing: Pairing) -> list[Path]:
+    files = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name.lower() in _LITTER or path.is_dir():
+            continue
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            files.append(path)
+        else:
+            pairing.skipped.append(Skipped(path, f"not a {FORMATS_IN_WORDS} file"))
+    return files
+
+
+def _told_apart(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Images and masks that lie side by side in one folder."""
+    by_stem = _by_stem(files)
+    images: list[Path] = []
+    masks: list[Path] = []
+    for stem, same in by_stem.items():
+        base = stem.removesuffix(_MASK_ENDING)
+        if base != stem and (base in by_stem or len(same) == 1):
+            masks += same
+            continue
+        # Masks are PNGs far more often than photos are; JPEG, being lossy, suits photos only.
+        png = {path for path in same if path.suffix.lower() == ".png"}
+        jpeg = {path for path in same if path.suffix.lower() in (".jpg", ".jpeg")}
+        likely = png if len(png) < len(same) else set()
+        likely = likely or (set(same) - jpeg if jpeg else set())
+        images += [path for path in same if path not in likely]
+        masks += [path for path in same if path in likely]
+    return images, masks
+
+
+def _match(images: list[Path], masks: list[Path], pairing: Pairing) -> None:
+    images_of, masks_of = _by_stem(images), _by_stem(masks)
+    used: set[Path] = set()
+    unmatched: list[Path] = []
+    for stem, (image, *same_name) in images_of.items():
+        found = list(masks_of.get(stem, ()))
+        if stem + _MASK_ENDING not in images_of:
+            found += masks_of.get(stem + _MASK_ENDING, ())
+        used.update(found)
+        if same_name:
+            problem = f"has the name of {same_name[0].name}, and a mask can belong to one only"
+            pairing.faults.append(Fault(image, problem, SEVERAL))
+        elif len(found) > 1:
+            names = " and ".join(mask.name for mask in found)
+            pairing.faults.append(Fault(image, f"has {len(found)} masks, {names}", SEVERAL))
+        elif found:
+            pairing.pairs.append(Pair(image, found[0]))
+        else:
+            unmatched.append(image)
+    free = [mask for mask in masks if mask not in used]
+    for image in unmatched:
+        near = _nearest(image, free)
+        hint = f" (is {near.name} meant?)" if near else ""
+        pairing.faults.append(Fault(image, f"has no mask{hint}", NO_MASK))
+    pairing.skipped += [Skipped(mask, "mask of no image") for mask in free]
+
+
+def _by_stem(files: Iterable[Path]) -> dict[str, list[Path]]:
+    groups = defaultdict(list)
+    for path in files:
+        # macOS writes é as two characters, others as one: the same name to a user.
+        groups[unicodedata.normalize("NFC", path.stem)].append(path)
+    return dict(groups)
+
+
+def _nearest(image: Path, masks: list[Path]) -> Path | None:
+    by_name = {mask.stem.removesuffix(_MASK_ENDING).casefold(): mask for mask in masks}
+    names = difflib.get_close_matches(image.stem.casefold(), by_name, n=1)
+    return by_name[names[0]] if names else None
+
+
+def _no_folder(folder: Path) -> str:
+    if folder.exists():
+        return f"{folder} is a file: give the folder that holds the images and masks."
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    names = [path.name for path in beside if path.is_dir()]
+    near = difflib.get_close_matches(folder.name, names, n=1)
+    hint = f" Is {folder.with_name(near[0])} meant?" if near else ""
+    return f"the folder {folder} does not exist.{hint or ' Give the folder of images and masks.'}"
+
+
+def _no_images(folder: Path) -> str:
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    nested = [path for path in inside if (path / "images").is_dir()]
+    if nested:
+        names = ", ".join(path.name for path in nested)
+        return f"{folder} holds data sets and is none itself: give one of {names} in it."
+    for name, missing in (("images", "masks"), ("masks", "images")):
+        if folder / name in inside and folder / missing not in inside:
+            return f"{folder} has a folder {name} but none of {missing}: add {folder / missing}."
+    return f"{folder} holds no images. Expected {_LAYOUTS} ({FORMATS_IN_WORDS})."

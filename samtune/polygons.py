@@ -1,0 +1,163 @@
+"""Polygons: a mask's outlines with their holes, and the mask within given outlines.
+
+Coordinates are (x, y) in pixels, an integer being a pixel's centre. An outline runs through
+the centres of the object's own border pixels, that of a hole too, and whatever lies on an
+outline belongs to the object. With that a mask becomes polygons and the same mask again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+_SHIFT = 8  # OpenCV takes vertices in fixed point: steps of 1/256 pixel
+_MARGIN = 16  # pixels drawn round the image, for polygons that leave it
+_FARTHEST = 2.0**20  # pixels; farther vertices would overflow that fixed point
+
+
+@dataclass(frozen=True, eq=False)
+class Polygon:
+    """One connected part of a mask: its outer contour, and those of its holes.
+
+    Contours are (N, 2) float32 xy, closed without repeating the first point. N can be 1 or 2:
+    the outlines of objects of a pixel, or of a line.
+    """
+
+    exterior: npt.NDArray[np.float32]
+    holes: tuple[npt.NDArray[np.float32], ...] = ()
+
+
+def mask_to_polygons(mask: npt.NDArray[np.bool_]) -> tuple[Polygon, ...]:
+    """Outline every connected part of a mask (pixels that touch by a corner are connected).
+
+    A part within another one's hole is a polygon of its own. Points in the middle of straight
+    runs are left out.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        One polygon a part; none for an empty mask.
+
+    Example:
+        >>> mask = np.zeros((4, 6), dtype=bool)
+        >>> mask[1:3, 2:6] = True
+        >>> (polygon,) = mask_to_polygons(mask)
+        >>> polygon.exterior.tolist()
+        [[2.0, 1.0], [2.0, 2.0], [5.0, 2.0], [5.0, 1.0]]
+    """
+    contours, hierarchy = cv2.findContours(
+        mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+    )
+    if not contours:
+        return ()
+    points = [contour.reshape(-1, 2).astype(np.float32) for contour in contours]
+    holes: dict[int, list[npt.NDArray[np.float32]]] = {}
+    parents = hierarchy.reshape(-1, 4)[:, 3]
+    for contour_index, parent in enumerate(map(int, parents)):
+        if parent < 0:
+            holes.setdefault(contour_index, [])
+        else:
+            holes.setdefault(parent, []).append(points[contour_index])
+    return tuple(Polygon(points[outer], tuple(inner)) for outer, inner in sorted(holes.items()))
+
+
+def polygons_to_mask(polygons: Iterable[Polygon], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Fill polygons: the union of them all.
+
+    Vertices may lie between pixels and outside of the image. Pixels that an outline passes
+    through belong to the object: on average the mask reaches half a pixel beyond the outline,
+    as pixels reach half a pixel beyond their centres. So a contour that is a little off still
+    gives the mask it came from.
+
+    Args:
+        polygons: what to fill.
+        size: (H, W) of the mask.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ValueError: a vertex is not finite.
+
+    Example:
+        >>> triangle = Polygon(np.array([[0, 0], [3, 0], [0, 3]], dtype=np.float32))
+        >>> polygons_to_mask([triangle], (4, 5)).sum(axis=1).tolist()
+        [4, 3, 2, 1]
+    """
+    mask = np.zeros(size, dtype=bool)
+    for polygon in polygons:
+        _add(polygon, mask)
+    return mask
+
+
+def _add(polygon: Polygon, mask: npt.NDArray[np.bool_]) -> None:
+    """Set the polygon's pixels, working within its bounding box: most objects are small."""
+    if polygon.exterior.size == 0:
+        return
+    if not np.isfinite(polygon.exterior).all():
+        raise ValueError("cannot fill a polygon whose vertices are not finite")
+    height, width = mask.shape
+    # OpenCV draws lines that it has to cut a pixel or two off, so they are cut beyond the image.
+    most = np.array([width, height]) + _MARGIN
+    low = np.clip(np.floor(polygon.exterior.min(axis=0)), -_MARGIN, most).astype(int)
+    high = np.clip(np.ceil(polygon.exterior.max(axis=0)) + 1, -_MARGIN, most).astype(int)
+    columns, rows = (high - low).tolist()
+    if columns == 0 or rows == 0:
+        return
+    filled = _filled(polygon.exterior - low, (rows, columns))
+    for hole in polygon.holes:
+        within = _filled(hole - low, (rows, columns)) & ~_outlined(hole - low, (rows, columns))
+        filled &= ~within
+    left, top = np.maximum(-low, 0).tolist()
+    x, y = np.maximum(low, 0).tolist()
+    seen = filled[top:, left:][: max(height - y, 0), : max(width - x, 0)]
+    mask[y : y + seen.shape[0], x : x + seen.shape[1]] |= seen
+
+
+def _filled(contour: npt.NDArray[np.floating], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    canvas = np.zeros(shape, dtype=np.uint8)
+    cv2.fillPoly(canvas, [_fixed_point(contour)], (1,), shift=_SHIFT)
+    return canvas.astype(bool)
+
+
+def _outlined(contour: npt.NDArray[np.floating], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    canvas = np.zeros(shape, dtype=np.uint8)
+    cv2.polylines(canvas, [_fixed_point(contour)], True, (1,), shift=_SHIFT)
+    return canvas.astype(bool)
+
+
+def _fixed_point(contour: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
+    near = np.clip(contour, -_FARTHEST, _FARTHEST)
+    return np.asarray(np.round(near * 2**_SHIFT), dtype=np.int32)
+
+
+def is_simple(contour: npt.NDArray[np.floating]) -> bool:
+    """Whether a closed contour never crosses or touches itself.
+
+    Args:
+        contour: (N, 2) xy; the last vertex is joined to the first.
+
+    Example:
+        >>> bow_tie = np.array([[0, 0], [4, 4], [4, 0], [0, 4]])
+        >>> is_simple(bow_tie), is_simple(bow_tie[[0, 2, 1, 3]])
+        (False, True)
+    """
+    start = np.asarray(contour, dtype=np.float64)
+    count = len(start)
+    if count < 3:
+        return False
+    end = np.roll(start, -1, axis=0)
+
+    def side(of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """(edge, vertex): on which side of each edge's line a vertex lies."""
+        along, towards = (end - start)[:, None], of[None] - start[:, None]
+        return along[..., 0] * towards[..., 1] - along[..., 1] * towards[..., 0]
+
+    starts, ends = np.sign(side(start)), np.sign(side(end))
+    separates = starts * ends <= 0  # edge i's line passes between, or through, edge j's ends
+    distance = np.abs(np.arange(count)[:, None] - np.arange(count)[None])
+    neighbours = np.minimum(distance, count - distance) <= 1
+    return not bool((separates & separates.T & ~neighbours).any())

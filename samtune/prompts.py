@@ -1,0 +1,350 @@
+"""Prompts: how a user, or a training loop that plays one, says which object to segment.
+
+A prompt is points and at most one box, in pixels of the original image, as SAM defines them
+(Kirillov et al. 2023, https://arxiv.org/abs/2304.02643, section 2): (x, y), an integer being
+a pixel's centre. Nothing here knows about embeddings or torch; sam.py makes tokens of it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from samtune.errors import PromptError
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+_LINE_EXAMPLE = '{"image": "a.jpg", "points": [[120, 340]], "labels": [1]}'
+_LINE_KEYS = ("image", "points", "labels", "box")
+_LARGEST = 2.0**31  # pixels; float32 could not hold every number that Python can
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Points and at most one box that say which object to segment.
+
+    Args:
+        points: (N, 2) float32 xy in pixels of the original image; N may be 0 with a box.
+        labels: (N,) int64, 1 on the object and 0 on the background.
+        box: (4,) float32 x0, y0, x1, y1, or None.
+
+    Raises:
+        PromptError: a number is not finite, the box has no area, or nothing says where the
+            object is (no point on it and no box).
+    """
+
+    points: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    box: npt.NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 2 or self.points.shape[1] != 2:
+            raise ValueError(f"points are (N, 2), not {self.points.shape}")
+        if self.labels.shape != (len(self.points),):
+            raise PromptError(
+                f"{len(self.points)} points have {self.labels.size} labels: give one label a "
+                "point, 1 on the object and 0 on the background."
+            )
+        if not np.isin(self.labels, (0, 1)).all():
+            raise PromptError(
+                f"the labels {self.labels.tolist()} are not all 0 or 1: "
+                "1 is a point on the object, 0 one on the background."
+            )
+        if not np.isfinite(self.points).all():
+            raise PromptError(f"the points {self.points.tolist()} are not all finite numbers.")
+        if self.box is None:
+            if not (self.labels == 1).any():
+                raise PromptError(
+                    "nothing says where the object is: give a box, or a point on the object "
+                    "(points on the background alone do not)."
+                )
+            return
+        if self.box.shape != (4,):
+            raise ValueError(f"a box is (4,), not {self.box.shape}")
+        if not np.isfinite(self.box).all():
+            raise PromptError(f"the box {_text(self.box)} is not four finite numbers.")
+        x0, y0, x1, y1 = self.box.tolist()
+        if x0 >= x1 or y0 >= y1:
+            raise PromptError(
+                f"the box {_text(self.box)} has no area: give x0,y0,x1,y1 with x0 < x1 and y0 < y1."
+            )
+
+    @classmethod
+    def of(
+        cls,
+        points: Sequence[tuple[float, float]] = (),
+        negative_points: Sequence[tuple[float, float]] = (),
+        box: Box | None = None,
+    ) -> "Prompt":
+        """Make a prompt of plain numbers: points on the object, on the background, a box.
+
+        Example:
+            >>> Prompt.of(points=[(120, 340)], negative_points=[(5, 6)]).labels.tolist()
+            [1, 0]
+        """
+        both = [*points, *negative_points]
+        return cls(
+            points=np.array(both, dtype=np.float32).reshape(-1, 2),
+            labels=np.array([1] * len(points) + [0] * len(negative_points), dtype=np.int64),
+            box=None if box is None else np.array(box, dtype=np.float32),
+        )
+
+    def check_inside(self, size: tuple[int, int]) -> None:
+        """Make sure that all of the prompt lies in an image.
+
+        A point is inside from -0.5 up to, but not including, W - 0.5: on a pixel. A box may
+        end at W or H, where tools that count pixel edges put the end of the whole image.
+
+        Args:
+            size: (H, W) of the original image.
+
+        Raises:
+            PromptError: names what lies outside, and the image's size.
+        """
+        height, width = size
+        image = (
+            f"the image, which is {width} px wide and {height} px high (coordinates are x,y in "
+            "the image's own pixels, from its top left)"
+        )
+        for x, y in self.points.tolist():
+            if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+                raise PromptError(f"the point {x:g},{y:g} lies outside of {image}.")
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box.tolist()
+            if x0 < -0.5 or y0 < -0.5 or x1 > width or y1 > height:
+                raise PromptError(f"the box {_text(self.box)} reaches outside of {image}.")
+
+
+@dataclass(frozen=True, eq=False)
+class PromptLine:
+    """One line of a prompts file: an image, and which object in it."""
+
+    image: Path
+    prompt: Prompt
+
+
+def center_point(mask: npt.NDArray[np.bool_]) -> Prompt:
+    """One point in the middle of a mask: where the mask's border is farthest.
+
+    SAM's evaluation protocol: the first maximum, row by row, of the interior distance
+    transform. The image's border counts as the mask's border.
+
+    Args:
+        mask: (H, W) bool with at least one pixel.
+
+    Example:
+        >>> mask = np.zeros((9, 12), dtype=bool)
+        >>> mask[2:7, 5:10] = True
+        >>> center_point(mask).points.tolist()
+        [[7.0, 4.0]]
+    """
+    inside = _distance_to_border(mask)
+    return _point_at(int(inside.argmax()), mask.shape)
+
+
+def sample_point(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Prompt:
+    """Draw one point as a user would click: the farther from the border, the likelier.
+
+    Args:
+        mask: (H, W) bool with at least one pixel.
+        rng: source of randomness; the same seed gives the same point.
+    """
+    likelihood = np.cumsum(_distance_to_border(mask), dtype=np.float64)
+    # side="right" skips the pixels outside of the mask, which add nothing to the sum.
+    chosen = np.searchsorted(likelihood, rng.random() * likelihood[-1], side="right")
+    return _point_at(int(chosen), mask.shape)
+
+
+def random_point(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Prompt:
+    """Draw one point uniformly from a mask's pixels.
+
+    Args:
+        mask: (H, W) bool with at least one pixel.
+        rng: source of randomness; the same seed gives the same point.
+    """
+    pixels = np.flatnonzero(mask)
+    if pixels.size == 0:
+        raise ValueError(f"the {mask.shape} mask has no pixel to point at")
+    return _point_at(int(pixels[rng.integers(pixels.size)]), mask.shape)
+
+
+def box_around(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """The tight box of a mask, through the centres of its outermost pixels.
+
+    A mask that is one pixel wide or high gets that pixel's full width, as a box without area
+    is no prompt.
+
+    Args:
+        mask: (H, W) bool with at least one pixel.
+
+    Returns:
+        (4,) float32 x0, y0, x1, y1.
+
+    Example:
+        >>> mask = np.zeros((4, 6), dtype=bool)
+        >>> mask[1:3, 2:6] = True
+        >>> box_around(mask).tolist()
+        [2.0, 1.0, 5.0, 2.0]
+    """
+    columns = np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
+    if columns.size == 0:
+        raise ValueError(f"the {mask.shape} mask has no pixel to put a box around")
+    box = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
+    for low, high in ((0, 2), (1, 3)):
+        if box[low] == box[high]:
+            box[low] -= 0.5
+            box[high] += 0.5
+    return box
+
+
+def jittered_box(
+    mask: npt.NDArray[np.bool_], rng: np.random.Generator, amount: float = 0.1
+) -> npt.NDArray[np.float32]:
+    """The box of a mask as a user draws it: each side a little off.
+
+    As in SAM's training: normal noise of a tenth of the box's width or height, here cut at
+    twice that, so that some area always remains, and at the image's border.
+
+    Args:
+        mask: (H, W) bool with at least one pixel.
+        rng: source of randomness; the same seed gives the same box.
+        amount: standard deviation of the noise as a share of the box's side, below 0.25.
+
+    Returns:
+        (4,) float32 x0, y0, x1, y1.
+    """
+    if not 0 <= amount < 0.25:
+        raise ValueError(f"amount is at least 0 and below 0.25, not {amount}")
+    box = box_around(mask)
+    sides = np.tile(box[2:] - box[:2], 2)
+    noise = np.clip(rng.normal(size=4), -2, 2) * amount * sides
+    height, width = mask.shape
+    most = np.array([width, height, width, height]) - 0.5
+    return np.clip(box + noise, -0.5, most).astype(np.float32)
+
+
+def parse_point(text: str) -> tuple[float, float]:
+    """Read a point from the shell.
+
+    Raises:
+        PromptError: not two finite numbers.
+
+    Example:
+        >>> parse_point("120,340")
+        (120.0, 340.0)
+    """
+    x, y = _numbers(text, "a point is two numbers x,y in pixels, for example 120,340", 2)
+    return x, y
+
+
+def parse_box(text: str) -> Box:
+    """Read a box from the shell.
+
+    Raises:
+        PromptError: not four finite numbers. Whether they span an area, Prompt checks.
+
+    Example:
+        >>> parse_box("10,20,110,95.5")
+        (10.0, 20.0, 110.0, 95.5)
+    """
+    x0, y0, x1, y1 = _numbers(
+        text, "a box is four numbers x0,y0,x1,y1 in pixels, for example 10,20,110,95", 4
+    )
+    return x0, y0, x1, y1
+
+
+def parse_prompt_line(text: str) -> PromptLine:
+    """Read one line of a prompts file.
+
+    Args:
+        text: a JSON object with the keys image, points, labels (1 for each point when left
+            out) and box; points or box may be left out.
+
+    Raises:
+        PromptError: says what is wrong with the line and what one looks like.
+
+    Example:
+        >>> parse_prompt_line('{"image": "a.jpg", "box": [10, 20, 110, 95]}').image.name
+        'a.jpg'
+    """
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"not a line of JSON ({error}): expected {_LINE_EXAMPLE}.") from error
+    if not isinstance(line, dict):
+        raise PromptError(f"not a JSON object: expected {_LINE_EXAMPLE}.")
+    unknown = [key for key in line if key not in _LINE_KEYS]
+    if unknown:
+        raise PromptError(f"unknown key {unknown[0]!r}: a line has {', '.join(_LINE_KEYS)}.")
+    image = line.get("image")
+    if not isinstance(image, str) or not image:
+        raise PromptError(f'"image" does not name a file: expected {_LINE_EXAMPLE}.')
+    points = []
+    if line.get("points") is not None:
+        expected = '"points" is a list of [x, y]'
+        points = [_json_numbers(p, expected, 2) for p in _json_list(line["points"], expected)]
+    given_labels = line.get("labels")
+    labels = [1] * len(points) if given_labels is None else given_labels
+    labels = _json_list(labels, '"labels" is a list of 1 and 0')
+    if any(type(label) is not int or label not in (0, 1) for label in labels):
+        raise PromptError(f'"labels" is a list of 1 and 0, one a point, not {labels!r:.80}.')
+    box = line.get("box")
+    return PromptLine(
+        image=Path(image),
+        prompt=Prompt(
+            points=np.array(points, dtype=np.float32).reshape(-1, 2),
+            labels=np.array(labels, dtype=np.int64),
+            box=None
+            if box is None
+            else np.array(_json_numbers(box, '"box" is [x0, y0, x1, y1]', 4), dtype=np.float32),
+        ),
+    )
+
+
+def _distance_to_border(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """(H, W) float32: from each pixel of the mask to the nearest one outside; 0 outside."""
+    if not mask.any():
+        raise ValueError(f"the {mask.shape} mask has no pixel to point at")
+    padded = np.pad(mask.astype(np.uint8), 1)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance[1:-1, 1:-1], dtype=np.float32)
+
+
+def _point_at(pixel: int, shape: tuple[int, ...]) -> Prompt:
+    y, x = divmod(pixel, shape[1])
+    return Prompt.of(points=[(x, y)])
+
+
+def _numbers(text: str, expected: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(abs(n) < _LARGEST for n in numbers):
+        raise PromptError(f"{expected}, not {text!r}.")
+    return numbers
+
+
+def _json_list(value: Any, expected: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise PromptError(f"{expected}, not {value!r:.80}.")
+    return value
+
+
+def _json_numbers(value: Any, expected: str, count: int) -> list[float]:
+    numbers = _json_list(value, expected)
+    # bool is an int to Python, and NaN and 1e999 are numbers to its JSON reader.
+    if len(numbers) != count or not all(
+        type(number) in (int, float) and abs(number) < _LARGEST for number in numbers
+    ):
+        raise PromptError(f"{expected}, not {value!r:.80}.")
+    return numbers
+
+
+def _text(box: npt.NDArray[np.float32]) -> str:
+    return ",".join(f"{number:g}" for number in box.tolist())

@@ -1,0 +1,352 @@
+"""The frozen Segment Anything Model: encode an image, encode prompts, decode masks.
+
+The only importer of segment-anything, of which it uses `modeling` alone: that package's
+`__init__` also imports torchvision, which samtune does not need. Its modeling code is therefore
+loaded as a package of our own name, and the user's `import segment_anything` is left as it was.
+
+Frames: an image of original size (H, W) is scaled so that its long side is `image_size` (the
+input size), then padded right and bottom to a square. Prompts are given in pixels of the
+original image and scaled like it (segment-anything, `ResizeLongestSide`); the prompt encoder
+adds the half pixel that makes an integer coordinate a pixel's centre.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from samtune.checkpoints import Checkpoint, read_checkpoint
+from samtune.decoder import Decoded, FrozenDecoder
+from samtune.errors import CheckpointError
+from samtune.prompts import Prompt
+from samtune.tiny_vit import TinyViT
+
+IMAGE_SIZE = 1024  # pixels of the padded square input
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0 to 255; segment-anything build_sam
+PIXEL_STD = (58.395, 57.12, 57.375)
+MASK_THRESHOLD = 0.0  # a logit above it is on the object
+_VIT_SIZES = {  # embedding width, blocks, heads, blocks with global attention: build_sam
+    "vit_b": (768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": (1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": (1280, 32, 16, (7, 15, 23, 31)),
+}
+
+
+def input_size(original_size: tuple[int, int], image_size: int = IMAGE_SIZE) -> tuple[int, int]:
+    """The size of an image after scaling its long side to the model's input.
+
+    Example:
+        >>> input_size((300, 400))
+        (768, 1024)
+    """
+    scale = image_size / max(original_size)
+    height, width = original_size
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """One image as the encoder saw it.
+
+    Attributes:
+        features: (256, h, w) the image embedding f_I, float16 from the cache or float32.
+        original_size: (H, W) of the file's image.
+        input_size: (H, W) after scaling, before padding.
+    """
+
+    features: Tensor
+    original_size: tuple[int, int]
+    input_size: tuple[int, int]
+
+
+class Sam(nn.Module):
+    """A frozen SAM. No parameter ever needs a gradient; every module is in eval mode.
+
+    Args:
+        kind: which image encoder: "mobile_sam", "vit_b", "vit_l", "vit_h" (or a test's own).
+        image_encoder: (B, 3, S, S) normalised pixels to (B, 256, h, w).
+        prompt_encoder: segment-anything's PromptEncoder.
+        mask_decoder: segment-anything's MaskDecoder.
+        image_size: S, the side of the padded input.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        image_encoder: nn.Module,
+        prompt_encoder: nn.Module,
+        mask_decoder: nn.Module,
+        image_size: int = IMAGE_SIZE,
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.image_size = image_size
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.decoder = FrozenDecoder(mask_decoder)
+        self.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.decoder.parameters()).device
+
+    @cached_property
+    def image_pe(self) -> Tensor:
+        """(1, 256, h, w) the dense positional encoding of the image's cells."""
+        with torch.inference_mode(False):  # the PLM's training needs an ordinary tensor
+            return self.prompt_encoder.get_dense_pe().detach()  # type: ignore[no-any-return]
+
+    @cached_property
+    def no_mask(self) -> Tensor:
+        """(1, 256, 1, 1) the dense prompt embedding where no mask is given."""
+        return self.prompt_encoder.no_mask_embed.weight.detach().view(1, -1, 1, 1)  # type: ignore[no-any-return]
+
+    @cached_property
+    def decoder_fingerprint(self) -> str:
+        """SHA-256 of the prompt encoder's and mask decoder's tensors: what an adapter fits."""
+        modules = {"prompt_encoder": self.prompt_encoder, "mask_decoder": self.decoder.layers}
+        return _fingerprint(
+            {
+                f"{name}.{key}": value
+                for name, module in modules.items()
+                for key, value in module.state_dict().items()
+            }
+        )
+
+    @cached_property
+    def encoder_fingerprint(self) -> str:
+        """SHA-256 of the image encoder's tensors: what a cached embedding comes from."""
+        return _fingerprint(self.image_encoder.state_dict())
+
+    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
+        """Scale, normalise and pad an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (1, 3, S, S) float32 on the model's device.
+        """
+        height, width = input_size((image.shape[0], image.shape[1]), self.image_size)
+        # Pillow's bilinear filter, as segment-anything's ResizeLongestSide uses it.
+        scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(scaled)).to(self.device).permute(2, 0, 1).float()
+        mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
+        std = torch.tensor(PIXEL_STD, device=self.device).view(3, 1, 1)
+        padding = (0, self.image_size - width, 0, self.image_size - height)
+        return F.pad((pixels - mean) / std, padding)[None]
+
+    @torch.inference_mode()
+    def encode_image(self, image: NDArray[np.uint8]) -> Embedding:
+        """Run the image encoder, the slow part, once.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            Its embedding, float32 on the CPU.
+        """
+        size = (image.shape[0], image.shape[1])
+        features = self.image_encoder(self.preprocess(image))[0].float().cpu()
+        return Embedding(features, size, input_size(size, self.image_size))
+
+    def encode_points(
+        self, point_coords: Tensor, point_labels: Tensor, boxes: Tensor | None = None
+    ) -> Tensor:
+        """Turn B prompts of equal shape into sparse tokens.
+
+        Args:
+            point_coords: (B, N, 2) x, y in the input frame; N may be 0 with a box.
+            point_labels: (B, N) 1 object, 0 background.
+            boxes: (B, 4) x0, y0, x1, y1 in the input frame.
+
+        Returns:
+            (B, P, 256) sparse prompt embeddings f_P. Without a box SAM adds its padding token.
+        """
+        points = (point_coords, point_labels) if point_coords.shape[1] else None
+        sparse, _ = self.prompt_encoder(points=points, boxes=boxes, masks=None)
+        return sparse  # type: ignore[no-any-return]
+
+    def encode_prompts(self, prompts: list[Prompt], original_size: tuple[int, int]) -> Tensor:
+        """Turn prompts on one image, all with as many points and boxes, into sparse tokens.
+
+        Args:
+            prompts: B prompts in pixels of the original image.
+            original_size: (H, W) of that image.
+
+        Returns:
+            (B, P, 256) sparse prompt embeddings.
+        """
+        points = torch.from_numpy(np.stack([prompt.points for prompt in prompts]))
+        labels = torch.from_numpy(np.stack([prompt.labels for prompt in prompts]))
+        boxes = [prompt.box for prompt in prompts if prompt.box is not None]
+        box_corners = torch.from_numpy(np.stack(boxes)).view(-1, 2, 2) if boxes else None
+        to_input = self._input_scale(original_size)
+        return self.encode_points(
+            (points * to_input).to(self.device),
+            labels.to(self.device),
+            None if box_corners is None else (box_corners * to_input).flatten(1).to(self.device),
+        )
+
+    def encode_masks(self, low_res_logits: Tensor) -> Tensor:
+        """Turn B mask prompts, (B, 1, 4h, 4w) logits, into dense embeddings (B, 256, h, w)."""
+        _, dense = self.prompt_encoder(points=None, boxes=None, masks=low_res_logits)
+        return dense  # type: ignore[no-any-return]
+
+    def decode(
+        self,
+        image_embeddings: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor | None = None,
+        outputs: slice = slice(None),
+    ) -> Decoded:
+        """Decode B prompts on I images; shapes as `FrozenDecoder.forward`, no mask by default."""
+        dense = self.no_mask if dense_prompt_embeddings is None else dense_prompt_embeddings
+        return self.decoder(  # type: ignore[no-any-return]
+            image_embeddings, self.image_pe, sparse_prompt_embeddings, dense, outputs
+        )
+
+    def upscale_logits(
+        self, low_res_logits: Tensor, frame: tuple[int, int], original_size: tuple[int, int]
+    ) -> Tensor:
+        """Bring logits back to the original image, as segment-anything's postprocess_masks.
+
+        Args:
+            low_res_logits: (B, M, 4h, 4w) in the padded input frame.
+            frame: (H, W) the input size, where the padding begins.
+            original_size: (H, W) of the image.
+
+        Returns:
+            (B, M, H, W) logits.
+        """
+        square = (self.image_size, self.image_size)
+        full = F.interpolate(low_res_logits, square, mode="bilinear", align_corners=False)
+        cropped = full[..., : frame[0], : frame[1]]
+        return F.interpolate(cropped, original_size, mode="bilinear", align_corners=False)
+
+    def _input_scale(self, original_size: tuple[int, int]) -> Tensor:
+        """(2,) factors for x and y from the original image to the input frame."""
+        height, width = input_size(original_size, self.image_size)
+        return torch.tensor([width / original_size[1], height / original_size[0]])
+
+
+def load_sam(checkpoint: Path | Checkpoint, device: torch.device | str = "cpu") -> Sam:
+    """Load pretrained weights of any of the four kinds, told apart by their tensors.
+
+    Args:
+        checkpoint: a .pth, .pt or .safetensors file, or one already read.
+        device: where to run.
+
+    Returns:
+        The frozen model.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of no known kind.
+    """
+    if isinstance(checkpoint, Path):
+        checkpoint = read_checkpoint(checkpoint)
+    sam = build_sam(checkpoint.kind)
+    parts = {
+        "image_encoder.": sam.image_encoder,
+        "prompt_encoder.": sam.prompt_encoder,
+        "mask_decoder.": sam.decoder.layers,
+    }
+    for prefix, module in parts.items():
+        state = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in checkpoint.state.items()
+            if name.startswith(prefix)
+        }
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            first_line = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{checkpoint.path} looks like {checkpoint.kind}, but its {prefix}* tensors do "
+                f"not fit: {first_line} Use an unchanged checkpoint of segment-anything or "
+                "MobileSAM."
+            ) from error
+    return sam.to(device)
+
+
+def build_sam(kind: str) -> Sam:
+    """Build a SAM of one kind with random weights."""
+    modeling = _segment_anything_modeling()
+    encoder: nn.Module
+    if kind == "mobile_sam":
+        encoder = TinyViT()
+    else:
+        width, depth, heads, global_blocks = _VIT_SIZES[kind]
+        encoder = modeling.ImageEncoderViT(
+            img_size=IMAGE_SIZE,
+            patch_size=16,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            mlp_ratio=4,
+            norm_layer=lambda size: nn.LayerNorm(size, eps=1e-6),
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=global_blocks,
+            window_size=14,
+            out_chans=256,
+        )
+    return Sam(kind, encoder, *build_decoder(IMAGE_SIZE))
+
+
+def build_decoder(image_size: int) -> tuple[nn.Module, nn.Module]:
+    """Build segment-anything's PromptEncoder and MaskDecoder with random weights."""
+    modeling = _segment_anything_modeling()
+    grid = image_size // 16
+    prompt_encoder = modeling.PromptEncoder(
+        embed_dim=256,
+        image_embedding_size=(grid, grid),
+        input_image_size=(image_size, image_size),
+        mask_in_chans=16,
+    )
+    transformer = modeling.TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
+    mask_decoder = modeling.MaskDecoder(
+        num_multimask_outputs=3,
+        transformer=transformer,
+        transformer_dim=256,
+        iou_head_depth=3,
+        iou_head_hidden_dim=256,
+    )
+    return prompt_encoder, mask_decoder
+
+
+def _segment_anything_modeling() -> ModuleType:
+    """segment-anything's `modeling`, without its `__init__` and so without torchvision."""
+    alias = "samtune._segment_anything"
+    if alias not in sys.modules:
+        spec = importlib.util.find_spec("segment_anything")
+        if spec is None or spec.submodule_search_locations is None:
+            raise CheckpointError(
+                "the package segment-anything is not installed: pip install segment-anything"
+            )
+        package = ModuleType(alias)
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules[alias] = package
+    return importlib.import_module(f"{alias}.modeling")
+
+
+def _fingerprint(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""What the training loop needs to know of one object, in a few kilobytes.
+
+The target at the logits' resolution is kept compressed, training clicks are drawn once, and the
+true contour is kept as a few points, so that a folder of thousands of objects fits in memory
+without its masks.
+
+A training step decodes only some of the image's cells: half of them on and around the target's
+boundary, where the loss is decided, the others drawn from everywhere else in the image (never
+from the padding). Each drawn cell is weighted by how many it stands for, so that the sums of
+losses.py are estimated without bias; this is PointRend's importance sampling (Kirillov et al.
+2019, https://arxiv.org/abs/1912.08193, section 3.3) with the target in place of the prediction.
+"""
+
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from samtune.masks import DatasetObject
+from samtune.pmm import resample_contour
+from samtune.polygons import mask_to_polygons
+from samtune.prompts import box_around, center_point, sample_point
+from samtune.sam import input_size
+
+BLOCK = 4  # logits on a side of a cell
+STRIDE = 16  # input pixels on a side of a cell
+CLICKS = 64  # training clicks kept for each object
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+
+@dataclass(frozen=True, eq=False)
+class CellSample:
+    """Some cells of an object's image, with their targets.
+
+    Attributes:
+        index: (K,) int64 which cells, row by row.
+        target: (K, 16) float32 share of each logit's area on the object, in `mask_blocks` order.
+        weight: (K, 16) float32 how many logits each stands for; 0 for padding.
+    """
+
+    index: NDArray[np.int64]
+    target: NDArray[np.float32]
+    weight: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Supervision:
+    """One object's target, clicks and contour.
+
+    Attributes:
+        image_index: which image of the data set it is in.
+        center: (2,) float32 xy in the input frame, SAM's test click.
+        clicks: (P, 2) float32 xy in the input frame, drawn to prefer the middle.
+        misses: (P, 2) float32 xy in the input frame, drawn off the object; P is 0 where the
+            object fills its image.
+        box: (4,) float32 x0, y0, x1, y1 in the input frame, tight.
+        contour: (K, 2) float32 xy shares of the padded square: the largest outer contour.
+        frame: (H, W) the input size, where the padding begins.
+        grid: cells on a side of the padded square.
+        packed: the compressed (4 · grid)² uint8 target, 255 × the share on the object.
+    """
+
+    image_index: int
+    center: NDArray[np.float32]
+    clicks: NDArray[np.float32]
+    misses: NDArray[np.float32]
+    box: NDArray[np.float32]
+    contour: NDArray[np.float32]
+    frame: tuple[int, int]
+    grid: int
+    packed: bytes
+
+    @classmethod
+    def of(cls, thing: DatasetObject, image_size: int, rng: np.random.Generator) -> "Supervision":
+        """Prepare an object.
+
+        Args:
+            thing: the object, at its image's own size.
+            image_size: side of the padded square, pixels.
+            rng: draws the clicks.
+        """
+        mask = thing.mask()
+        height, width = input_size(thing.size, image_size)
+        to_input = np.array([width / thing.size[1], height / thing.size[0]])
+        grid = image_size // STRIDE
+        side = grid * BLOCK
+        rows, columns = (max(1, round(length * side / image_size)) for length in (height, width))
+        target = np.zeros((side, side), dtype=np.uint8)
+        target[:rows, :columns] = cv2.resize(
+            mask.astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA
+        )
+        clicks = [sample_point(mask, rng).points[0] for _ in range(CLICKS)]
+        outside = np.argwhere(~mask)[:, ::-1]  # (y, x) -> (x, y)
+        misses = rng.choice(outside, CLICKS) if len(outside) else np.zeros((0, 2))
+        outline = max((polygon.exterior for polygon in mask_to_polygons(mask)), key=_extent)
+        contour = (resample_contour(outline) + 0.5) * to_input / image_size
+        return cls(
+            thing.image_index,
+            (center_point(mask).points[0] * to_input).astype(np.float32),
+            (np.stack(clicks) * to_input).astype(np.float32),
+            (misses * to_input).astype(np.float32),
+            (box_around(mask) * np.tile(to_input, 2)).astype(np.float32),
+            contour.astype(np.float32),
+            (height, width),
+            grid,
+            zlib.compress(target.tobytes(), level=1),
+        )
+
+    def sample_cells(self, count: int, rng: np.random.Generator) -> CellSample:
+        """Draw cells to compute the loss on; `count` of grid² or more takes each cell once.
+
+        Args:
+            count: how many cells to draw.
+            rng: source of randomness.
+        """
+        near, far = self._strata
+        near_count = max(min(len(near), count // 2), min(len(near), count - len(far)))
+        far_count = min(len(far), count - near_count)
+        index = np.concatenate([_draw(near, near_count, rng), _draw(far, far_count, rng)])
+        stands_for = np.concatenate(
+            [
+                np.full(near_count, len(near) / max(near_count, 1)),
+                np.full(far_count, len(far) / max(far_count, 1)),
+            ]
+        )
+        short = min(count, self.grid**2) - len(index)  # a batch needs as many cells of each object
+        index = np.pad(index, (0, max(short, 0)))
+        weight = self._valid[index] * np.pad(stands_for, (0, max(short, 0)))[:, None]
+        target = self._blocks()[index].astype(np.float32) / 255
+        return CellSample(index, target, weight.astype(np.float32))
+
+    @cached_property
+    def _strata(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Cells on and around the target's boundary, and all others, without the padding."""
+        blocks = self._blocks()
+        mixed = (blocks.max(axis=1) > 127) & (blocks.min(axis=1) <= 127)
+        around = cv2.dilate(
+            mixed.reshape(self.grid, self.grid).astype(np.uint8), np.ones((3, 3), np.uint8)
+        )
+        in_image = self._valid.any(axis=1)
+        near = (around.ravel() > 0) & in_image
+        return np.flatnonzero(near), np.flatnonzero(~near & in_image)
+
+    @property
+    def _valid(self) -> NDArray[np.bool_]:
+        """(N, 16) whether a logit lies in the image rather than the padding."""
+        side = self.grid * BLOCK
+        height, width = (-(-length * BLOCK // STRIDE) for length in self.frame)
+        valid = np.zeros((side, side), dtype=bool)
+        valid[:height, :width] = True
+        return _as_blocks(valid)
+
+    def _blocks(self) -> NDArray[np.uint8]:
+        side = self.grid * BLOCK
+        flat = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
+        return _as_blocks(flat.reshape(side, side))
+
+
+def _as_blocks(logits: NDArray[ScalarT]) -> NDArray[ScalarT]:
+    """(4·g, 4·g) to (g², 16), within a block the coarse (row, column), then the fine one."""
+    grid = logits.shape[0] // BLOCK
+    split = logits.reshape(grid, 2, 2, grid, 2, 2)
+    return split.transpose(0, 3, 1, 4, 2, 5).reshape(grid * grid, BLOCK * BLOCK)
+
+
+def _draw(cells: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    return cells if count == len(cells) else rng.choice(cells, count, replace=False)
+
+
+def _extent(outline: NDArray[np.float32]) -> float:
+    return float(np.prod(np.ptp(outline, axis=0) + 1))

@@ -1,0 +1,115 @@
+"""The example task in examples/: what its pictures and masks promise."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "make_banners.py"
+
+
+@pytest.fixture(scope="module")
+def make_banners() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_banners", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """What the documented command writes, run as a user would."""
+    out = tmp_path_factory.mktemp("banners")
+    command = [sys.executable, "-W", "error", str(SCRIPT), str(out), "--images", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_every_fourth_picture_is_held_out_and_has_its_mask(dataset):
+    assert sorted(contents(dataset)) == sorted(
+        f"{split}/{kind}/banner_00{index}.{suffix}"
+        for index, split in enumerate(["train", "train", "train", "val"] * 2)
+        for kind, suffix in (("images", "jpg"), ("masks", "png"))
+    )
+
+
+def test_masks_hold_one_or_two_instances_of_sensible_area(dataset):
+    masks = sorted(dataset.glob("*/masks/*.png"))
+    assert masks
+    for path in masks:
+        with Image.open(path) as mask, Image.open(image_of(path)) as photo:
+            assert (mask.mode, photo.mode) == ("L", "RGB")
+            assert mask.size == photo.size == (768, 576)
+            labels = np.asarray(mask)
+        assert set(np.unique(labels)) in ({0, 1}, {0, 1, 2})
+        for label in range(1, labels.max() + 1):
+            banner = labels == label
+            assert 0.01 < banner.mean() < 0.35
+            # One piece: a banner that another one cut in two would be two objects to a user.
+            assert cv2.connectedComponents(banner.astype(np.uint8))[0] == 2
+
+
+def image_of(mask: Path) -> Path:
+    return mask.parent.parent / "images" / f"{mask.stem}.jpg"
+
+
+def test_the_same_seed_gives_the_same_bytes(make_banners, dataset, tmp_path):
+    # Fewer pictures than the data set's eight: the number asked for must not matter either.
+    make_banners.make_dataset(tmp_path, images=2, seed=0)
+    again = contents(tmp_path)
+    whole = contents(dataset)
+    assert len(again) == 4
+    assert again == {name: whole[name] for name in again}
+
+
+def test_another_seed_gives_another_picture(make_banners, dataset, tmp_path):
+    make_banners.make_dataset(tmp_path, images=1, seed=1)
+    name = "train/images/banner_000.jpg"
+    assert contents(tmp_path)[name] != contents(dataset)[name]
+
+
+def test_masks_lie_where_the_photo_shows_the_banners(make_banners, tmp_path, monkeypatch):
+    # Banners of plain magenta, a colour that no street has, can be found in the finished JPEG by
+    # their hue alone: through perspective, folds, shadow, blur, noise and compression.
+    def magenta(rng, h, w):
+        return np.full((h, w, 4), (230, 0, 230, 1), np.float32)
+
+    monkeypatch.setattr(make_banners, "draw_banner", magenta)
+    make_banners.make_dataset(tmp_path, images=6, seed=0)
+    counts = set()
+    for path in sorted(tmp_path.glob("*/masks/*.png")):
+        labels = np.asarray(Image.open(path))
+        red, green, blue = np.asarray(Image.open(image_of(path)), np.float32).transpose(2, 0, 1)
+        seen = (green < 0.5 * red) & (green < 0.5 * blue)
+        seen = cv2.morphologyEx(seen.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5))) > 0
+        mask = labels > 0
+        assert (seen & mask).sum() / (seen | mask).sum() > 0.97, path
+        # Each banner has a label of its own, on all of it.
+        found, pieces = cv2.connectedComponents(seen.astype(np.uint8))
+        assert found - 1 == labels.max()
+        assert len({int(np.median(labels[pieces == i])) for i in range(1, found)}) == found - 1
+        counts.add(found - 1)
+    assert counts == {1, 2}  # the pictures above cover both
+
+
+def test_too_few_pictures_to_hold_one_out_is_refused(make_banners, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["make_banners.py", str(tmp_path / "out"), "--images", "3"])
+    with pytest.raises(SystemExit) as stopped:
+        make_banners.main()
+    assert stopped.value.code == 2
+    assert "at least 4" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
