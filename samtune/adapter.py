@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from samtune import __version__
@@ -97,15 +97,9 @@ class Adapter:
         described = {
             name: json.dumps(value, sort_keys=True) for name, value in asdict(self.info).items()
         }
+        metadata = {"format": f"samtune/{FORMAT_VERSION}", **described}
         with atomic_write(path) as temporary:
-            try:
-                save_file(
-                    tensors,
-                    temporary,
-                    metadata={"format": f"samtune/{FORMAT_VERSION}", **described},
-                )
-            except SafetensorError as error:  # safetensors wraps what the system said
-                raise OSError(None, str(error)) from error
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
     @classmethod
     def load(cls, path: Path, sam: Sam | None = None) -> Self:

@@ -22,6 +22,7 @@ own forward.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,9 +134,9 @@ class FrozenDecoder(nn.Module):
         mask_decoder: segment-anything's module; its parameters are used in place.
     """
 
-    def __init__(self, mask_decoder: nn.Module) -> None:
+    def __init__(self, mask_decoder: Any) -> None:
         super().__init__()
-        self.layers = mask_decoder  # all weights stay in upstream's module, under its names
+        self.layers: Any = mask_decoder  # all weights stay in upstream's module, under its names
         transformer = mask_decoder.transformer
         self._to_image = [_cells(layer.cross_attn_token_to_image) for layer in transformer.layers]
         self._to_tokens = [_cells(layer.cross_attn_image_to_token) for layer in transformer.layers]
@@ -172,9 +173,10 @@ class FrozenDecoder(nn.Module):
             image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings
         )
         blocks = self.mask_blocks(tokens, cells, outputs)
+        batch, masks = blocks.shape[:2]
         # (row, column) of the cell, of its coarse half, of that one's fine half
-        blocks = blocks.unflatten(3, (2, 2, 2, 2)).unflatten(2, (height, width))
-        logits = blocks.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
+        blocks = blocks.view(batch, masks, height, width, 2, 2, 2, 2)
+        logits = blocks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(batch, masks, 4 * height, -1)
         return Decoded(logits, self.predict_iou(tokens, outputs), cells)
 
     def attend(
@@ -240,14 +242,15 @@ class FrozenDecoder(nn.Module):
         weights = torch.stack(
             [self.layers.output_hypernetworks_mlps[k](tokens[:, 1 + k]) for k in mask_tokens], dim=2
         )
-        return (features @ weights).transpose(1, 2).unflatten(2, (count, 16))
+        logits: Tensor = (features @ weights).transpose(1, 2)
+        return logits.reshape(batch, -1, count, 16)
 
     def predict_iou(self, tokens: Tensor, outputs: slice = slice(None)) -> Tensor:
         """The decoder's estimate of each mask's IoU, (B, M), from `attend`'s tokens."""
         return self.layers.iou_prediction_head(tokens[:, 0])[:, outputs]  # type: ignore[no-any-return]
 
 
-def _cells(attention: nn.Module) -> CellAttention:
+def _cells(attention: Any) -> CellAttention:
     """Wrap an attention layer of segment-anything."""
     return CellAttention(
         attention.q_proj,
@@ -258,7 +261,7 @@ def _cells(attention: nn.Module) -> CellAttention:
     )
 
 
-def _upscale_by_two(cells: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
+def _upscale_by_two(cells: Tensor, convolution: Any) -> Tensor:
     """A transposed convolution with stride = kernel = 2 as one matrix product, (..., 4 · out)."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2·2·out, in)
     return F.linear(cells, weight, convolution.bias.repeat(4))

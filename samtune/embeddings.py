@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from samtune.checkpoints import cache_folder
 from samtune.errors import OutputError
@@ -78,10 +78,9 @@ class EmbeddingCache:
         height, width = embedding.original_size
         tensors = {"features": embedding.features.half().contiguous()}
         with atomic_write(self._path(key)) as temporary:
-            try:
-                save_file(tensors, temporary, metadata={"original_size": f"{height},{width}"})
-            except SafetensorError as error:  # safetensors wraps what the system said
-                raise OSError(None, str(error)) from error
+            size = {"original_size": f"{height},{width}"}
+            # Not save_file, which hides a full disk behind an error of its own.
+            temporary.write_bytes(safetensors.torch.save(tensors, size))
             written = temporary.stat().st_size
         self._bytes = self.info().bytes if self._bytes is None else self._bytes + written
         if self._bytes > self.limit_bytes:

@@ -39,4 +39,5 @@ def _boundary_band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     width = max(1, round(BOUNDARY_SHARE * math.hypot(*mask.shape)))
     padded = np.pad(mask.astype(np.uint8), 1)
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)
-    return mask & (eroded[1:-1, 1:-1] == 0)
+    inside: NDArray[np.bool_] = eroded[1:-1, 1:-1] > 0
+    return mask & ~inside

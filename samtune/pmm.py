@@ -50,15 +50,12 @@ class PointMatchingModule(nn.Module):
             for _ in range(blocks)
         )
         self.beside = nn.Linear(feature_width + place_width, width)
+        last = nn.Linear(width // 2, 2)
+        nn.init.zeros_(last.weight)  # an untrained module moves nothing
+        nn.init.zeros_(last.bias)
         self.head = nn.Sequential(
-            nn.Linear(2 * width, width),
-            nn.ReLU(),
-            nn.Linear(width, width // 2),
-            nn.ReLU(),
-            nn.Linear(width // 2, 2),
+            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width // 2), nn.ReLU(), last
         )
-        nn.init.zeros_(self.head[-1].weight)  # an untrained module moves nothing
-        nn.init.zeros_(self.head[-1].bias)
 
     def forward(self, image_features: Tensor, points: Tensor) -> Tensor:
         """Refine contours.
@@ -72,7 +69,7 @@ class PointMatchingModule(nn.Module):
         """
         batch, count, _ = points.shape
         side = math.isqrt(image_features.shape[1])
-        grid = image_features.transpose(1, 2).unflatten(2, (side, side))
+        grid = image_features.transpose(1, 2).reshape(batch, -1, side, side)
         sampled = F.grid_sample(
             grid,
             2 * points[:, None] - 1,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,15 +87,15 @@ class Sam(nn.Module):
         self,
         kind: str,
         image_encoder: nn.Module,
-        prompt_encoder: nn.Module,
-        mask_decoder: nn.Module,
+        prompt_encoder: Any,
+        mask_decoder: Any,
         image_size: int = IMAGE_SIZE,
     ) -> None:
         super().__init__()
         self.kind = kind
         self.image_size = image_size
         self.image_encoder = image_encoder
-        self.prompt_encoder = prompt_encoder
+        self.prompt_encoder: Any = prompt_encoder
         self.decoder = FrozenDecoder(mask_decoder)
         self.requires_grad_(False).eval()
 

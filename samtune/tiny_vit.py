@@ -75,9 +75,7 @@ class TinyViT(nn.Module):
         Returns:
             (B, out_dim, S / 16, S / 16) image embeddings.
         """
-        features = self.patch_embed(
-            images.contiguous(memory_format=torch.channels_last).mul_(1.0001)
-        )
+        features = self.patch_embed(images.contiguous(memory_format=torch.channels_last))
         for stage in self.layers:
             features = stage(features)
         embeddings: Tensor = self.neck(features)

@@ -375,7 +375,7 @@ class _Run:
         if config.pmm:
             loss = loss + config.pmm_weight * self._contour_loss(cells, batch, rng)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
         self._move_average()
         self.losses.append(float(loss.detach()))
@@ -532,8 +532,8 @@ def _training_prompts(
         return points, labels, None
     boxes = np.stack([one.box for one in batch])
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    boxes = boxes + (np.clip(rng.normal(size=boxes.shape), -2, 2) * 0.1 * sides)
-    return points[:, :0], labels[:, :0], boxes.astype(np.float32)
+    noise = np.clip(rng.normal(size=boxes.shape), -2, 2) * 0.1 * sides
+    return points[:, :0], labels[:, :0], (boxes + noise).astype(np.float32)
 
 
 def _first_best(curve: list[tuple[int, float]]) -> int:
