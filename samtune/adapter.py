@@ -1,13 +1,13 @@
 """The adapter file: what was learned, in one .safetensors that explains itself.
 
-Tensors `plm.*` and `pmm.*`, and text metadata: which frozen model it belongs to, how and on what
-it was trained, how well it did on held-out objects. Loading reads tensors and JSON, and never
-executes code. A released format version keeps loading.
+Tensors `plm.*`, `selector.*` and `pmm.*`, and text metadata: which frozen model it belongs to,
+how and on what it was trained, how well it did on held-out objects. Loading reads tensors and
+JSON, and never executes code. A released format version keeps loading.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,8 +22,10 @@ from samtune.images import atomic_write
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
 from samtune.sam import Sam
+from samtune.selector import OutputSelector
 
 FORMAT_VERSION = 1
+_METADATA_KEY = "samtune"
 _LARGEST_BYTES = 64 * 2**20  # an adapter is a few MB; a file beyond this is something else
 
 
@@ -54,7 +56,6 @@ class AdapterInfo:
     Attributes:
         method: "plm".
         base: the frozen model it belongs to.
-        output: which of SAM's four mask outputs it was trained to return; 0 is the single mask.
         settings: the fit's settings by name.
         data: what it was trained on: counts and a hash, no file names.
         scores: mean scores on the held-out objects, fractions from 0 to 1.
@@ -64,7 +65,6 @@ class AdapterInfo:
 
     method: str
     base: Base
-    output: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -74,15 +74,17 @@ class AdapterInfo:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A trained PLM, the PMM trained beside it if there was one, and their description."""
+    """What was learned: the PLM, the choice of the mask, the PMM if there is one."""
 
     info: AdapterInfo
     plm: PromptLearningModule
+    selector: OutputSelector
     pmm: PointMatchingModule | None
 
     def parameters(self) -> int:
-        """How many numbers the prompt learning module holds."""
-        return sum(parameter.numel() for parameter in self.plm.parameters())
+        """How many numbers segmenting uses: those of the PLM and the selector."""
+        modules = (self.plm, self.selector)
+        return sum(value.numel() for module in modules for value in module.parameters())
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.
@@ -90,14 +92,18 @@ class Adapter:
         Raises:
             OutputError: the path cannot be written.
         """
-        tensors = {f"plm.{name}": tensor for name, tensor in self.plm.state_dict().items()}
-        if self.pmm is not None:
-            tensors |= {f"pmm.{name}": tensor for name, tensor in self.pmm.state_dict().items()}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        described = {
-            name: json.dumps(value, sort_keys=True) for name, value in asdict(self.info).items()
+        modules = {"plm.": self.plm, "selector.": self.selector, "pmm.": self.pmm}
+        tensors = {
+            prefix + name: tensor
+            for prefix, module in modules.items()
+            if module is not None
+            for name, tensor in module.state_dict().items()
         }
-        metadata = {"format": f"samtune/{FORMAT_VERSION}", **described}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # One key: safetensors writes several in random order, and the same adapter would not
+        # be the same file.
+        described = json.dumps({"format_version": FORMAT_VERSION, **asdict(self.info)}, indent=1)
+        metadata = {_METADATA_KEY: described}
         with atomic_write(path) as temporary:
             temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
@@ -120,19 +126,17 @@ class Adapter:
         info = _info(path, metadata)
         if sam is not None:
             _check_base(path, info.base, sam)
-        plm = PromptLearningModule()
+        plm, selector = PromptLearningModule(), OutputSelector()
         _load_module(path, plm, "plm.", tensors)
+        _load_module(path, selector, "selector.", tensors)
         pmm = None
         if any(name.startswith("pmm.") for name in tensors):
             pmm = PointMatchingModule()
             _load_module(path, pmm, "pmm.", tensors)
-        adapter = cls(info, plm, pmm)
-        for module in (plm, pmm):
+        for module in (plm, selector, pmm):
             if module is not None:
-                module.requires_grad_(False).eval()
-                if sam is not None:
-                    module.to(sam.device)
-        return adapter
+                module.requires_grad_(False).eval().to("cpu" if sam is None else sam.device)
+        return cls(info, plm, selector, pmm)
 
 
 def read_info(path: Path) -> AdapterInfo:
@@ -161,30 +165,31 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _info(path: Path, metadata: Mapping[str, str]) -> AdapterInfo:
-    name, _, version = metadata.get("format", "").partition("/")
-    if name != "samtune" or not version.isdecimal():
+    if _METADATA_KEY not in metadata:
         raise AdapterError(
             f"{path} is a .safetensors file but no adapter of samtune: give one that `samtune fit` "
             "wrote; pretrained weights go to --checkpoint."
         )
-    if int(version) > FORMAT_VERSION:
-        writer = metadata.get("samtune_version", "a newer version").strip('"')
-        raise AdapterError(
-            f"{path} has adapter format {version}, written by samtune {writer}; this is samtune "
-            f"{__version__}, which reads up to format {FORMAT_VERSION}: upgrade samtune."
-        )
     try:
-        values = {item.name: json.loads(metadata[item.name]) for item in fields(AdapterInfo)}
-        info = AdapterInfo(**{**values, "base": Base(**values["base"])})
-    except (KeyError, ValueError, TypeError) as error:
+        described = json.loads(metadata[_METADATA_KEY])
+        version = int(described.pop("format_version"))
+        if version <= FORMAT_VERSION:
+            info = AdapterInfo(**{**described, "base": Base(**described["base"])})
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise AdapterError(
             f"{path} does not describe itself as an adapter should ({type(error).__name__}: "
             f"{error}): it was changed or damaged; fit it again."
         ) from error
-    if info.method != "plm" or info.output not in range(4):
+    if version > FORMAT_VERSION:
+        writer = described.get("samtune_version", "of a newer version")
         raise AdapterError(
-            f"{path} holds an adapter of method {info.method!r} with mask output {info.output!r}, "
-            f"which samtune {__version__} does not know: upgrade samtune."
+            f"{path} has adapter format {version}, written by samtune {writer}; this is samtune "
+            f"{__version__}, which reads up to format {FORMAT_VERSION}: upgrade samtune."
+        )
+    if info.method != "plm":
+        raise AdapterError(
+            f"{path} holds an adapter of method {info.method!r}, which samtune {__version__} does "
+            "not know: upgrade samtune."
         )
     return info
 

@@ -21,11 +21,15 @@ class FitConfig:
     learning_rate: float = 3e-4  # AdamW, of the PLM; cosine decay to 0
     weight_decay: float = 0.01  # Kim et al. 2024, section 5.1
     warmup_objects: int = 200  # linear; the paper's 250 steps of 10 are a share of 1 %
-    first_offset: float = 1.0  # weight of the PLM's last norm at the start: size of Δf_P
+    first_offset: float = 0.1  # weight of the PLM's last norm at the start: size of Δf_P
+    offset_rate: float = 10.0  # times the learning rate, for that norm's weight and bias
+    output_temperature: float = 0.25  # of the softmax that weights an object's four masks by loss
+    selector_rate: float = 1e-3  # learning rate of the choice among the masks
     click_share: float = 0.8  # of the steps; the others show several points, or a box
     cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
     average: float = 0.99  # decay a step of the moving average of the weights that is kept
     pmm: bool = True  # the Point Matching Module as auxiliary task
     pmm_weight: float = 1.0  # λ, equation 3
+    pmm_rate: float = 3e-4  # learning rate of the PMM
     pmm_jitter: float = 0.2  # of the object's half size
     validations: int = 8  # looks at the held-out objects during training

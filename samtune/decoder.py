@@ -37,12 +37,14 @@ class Decoded:
         low_res_logits: (B, M, 256, 256) mask logits in the padded input frame, one for each
             requested mask token; 4 times the grid of the image embedding.
         iou_predictions: (B, M) the decoder's own estimate of each mask's IoU.
+        tokens: (B, T, 256) IoU token, mask tokens and prompt after the transformer.
         image_features: (B, N, 256) the cells after the two-way transformer, row by row, before
             upscaling: f_D of Kim et al. 2024 (https://arxiv.org/abs/2403.09199), section 4.2.
     """
 
     low_res_logits: Tensor
     iou_predictions: Tensor
+    tokens: Tensor
     image_features: Tensor
 
 
@@ -177,7 +179,7 @@ class FrozenDecoder(nn.Module):
         # (row, column) of the cell, of its coarse half, of that one's fine half
         blocks = blocks.view(batch, masks, height, width, 2, 2, 2, 2)
         logits = blocks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(batch, masks, 4 * height, -1)
-        return Decoded(logits, self.predict_iou(tokens, outputs), cells)
+        return Decoded(logits, self.predict_iou(tokens, outputs), tokens, cells)
 
     def attend(
         self,

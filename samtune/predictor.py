@@ -2,9 +2,8 @@
 
 Plain SAM answers an ambiguous prompt, one point alone, with three masks and takes the one whose
 predicted IoU is best; several points or a box are answered with its single-mask output
-(Kirillov et al. 2023, https://arxiv.org/abs/2304.02643, section 3). An adapter always returns
-the output that it was trained to return, because the frozen IoU head does not know what was
-learned and would choose another one.
+(Kirillov et al. 2023, https://arxiv.org/abs/2304.02643, section 3). An adapter brings its own
+choice among all four, because the frozen IoU head does not know the task (selector.py).
 """
 
 from collections.abc import Sequence
@@ -102,7 +101,10 @@ class Predictor:
             decoded.low_res_logits, embedding.input_size, embedding.original_size
         )
         masks = (logits > MASK_THRESHOLD).cpu().numpy()
-        scores = decoded.iou_predictions.cpu().numpy()
+        estimates = decoded.iou_predictions
+        if self.adapter is not None:
+            estimates = self.adapter.selector(decoded.tokens, estimates)
+        scores = estimates.cpu().numpy()
         predictions = []
         for position, prompt in enumerate(prompts):
             output = self._output(prompt, scores[position])
@@ -125,7 +127,7 @@ class Predictor:
     def _output(self, prompt: Prompt, scores: NDArray[np.float32]) -> int:
         """Which of the four masks to return."""
         if self.adapter is not None:
-            return self.adapter.info.output
+            return int(scores.argmax())
         ambiguous = prompt.box is None and len(prompt.points) == 1
         return 1 + int(scores[1:].argmax()) if ambiguous else 0
 

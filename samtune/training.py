@@ -5,9 +5,9 @@ images, adapts their prompt tokens with the PLM and decodes some of their cells
 (supervision.py). Everything random in a step is drawn from the seed and the step's number alone,
 so that a resumed run is the run that was interrupted. What happens is told to a callback.
 
-All four mask outputs are trained at first, each weighted by how small its running loss is: the
-one that takes to the task wins (softmax with a low temperature), and is the one the adapter
-returns. The IoU head is frozen and would pick another (see benchmarks/README.md).
+All four mask outputs are trained, each object's weighted by how good it already is (softmax of the
+negative loss): an object improves where it is nearly right, and the outputs keep their different
+scales. Which of the four to return is learned beside it (selector.py).
 
 The weights that are validated and kept are a moving average over the steps.
 """
@@ -29,17 +29,16 @@ from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import Scores, evaluate
 from samtune.images import read_image
-from samtune.losses import score_logits
+from samtune.losses import MaskScores, score_logits
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule, jitter, matching_loss
 from samtune.predictor import Predictor
 from samtune.resume import read_state, write_state
 from samtune.sam import Sam
+from samtune.selector import OutputSelector
 from samtune.supervision import CellSample, Supervision
 
 _SAVE_EVERY = 60.0  # seconds between states to resume from
-_OUTPUT_TEMPERATURE = 0.1  # of the softmax over the outputs' running losses
-_OUTPUT_MEMORY = 0.98  # decay a step of those running losses
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,6 @@ def fit(
         AdapterInfo(
             method=config.method,
             base=Base.of(sam, checkpoint_name),
-            output=run.best_output,
             settings=asdict(config),
             data={
                 "train_images": len(train.pairs),
@@ -267,10 +265,8 @@ class _Run:
         self.steps = -(-self.total // config.batch_size)
         self.step = 0
         self.seconds = 0.0  # spent in steps
-        self.output_losses = torch.zeros(sam.decoder.mask_outputs)
         self.curve: list[tuple[int, float]] = []
         self.best_iou = -1.0
-        self.best_output = 0
         self.best: dict[str, Tensor] = {}
         self.losses: list[float] = []
 
@@ -282,7 +278,7 @@ class _Run:
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Train to the end; returns why it ended."""
         looks = np.linspace(0, self.steps, self.config.validations + 1).round()[1:]
-        base_iou = self._validate_plain()
+        base_iou = self._held_out_iou(None)
         saved = time.monotonic()
         stopped = "finished"
         while self.step < self.steps:
@@ -322,10 +318,11 @@ class _Run:
         """The kept weights as an adapter."""
         self.average.load_state_dict(self.best)
         pmm = self.average["pmm"] if self.config.pmm else None
-        plm = self.average["plm"]
+        plm, selector = self.average["plm"], self.average["selector"]
         assert isinstance(plm, PromptLearningModule)
+        assert isinstance(selector, OutputSelector)
         assert pmm is None or isinstance(pmm, PointMatchingModule)
-        return Adapter(info, plm, pmm)
+        return Adapter(info, plm, selector, pmm)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs."""
@@ -333,13 +330,11 @@ class _Run:
             "learned": self.learned.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "output_losses": self.output_losses,
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
             "best": self.best,
             "best_iou": self.best_iou,
-            "best_output": self.best_output,
             "losses": self.losses[-50:],
         }
 
@@ -349,15 +344,7 @@ class _Run:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.curve = [(int(seen), float(iou)) for seen, iou in state["curve"]]
-        for name in (
-            "output_losses",
-            "step",
-            "seconds",
-            "best",
-            "best_iou",
-            "best_output",
-            "losses",
-        ):
+        for name in ("step", "seconds", "best", "best_iou", "losses"):
             setattr(self, name, state[name])
 
     def _train_step(self) -> None:
@@ -381,20 +368,14 @@ class _Run:
         self.losses.append(float(loss.detach()))
 
     def _mask_loss(self, tokens: Tensor, cells: Tensor, samples: list[CellSample]) -> Tensor:
-        index = self._stack([sample.index for sample in samples])
-        chosen = cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1]))
-        scores = score_logits(
-            self.sam.decoder.mask_blocks(tokens, chosen),
-            self._stack([sample.target for sample in samples]),
-            self._stack([sample.weight for sample in samples]),
-        )
+        scores = self._score(tokens, cells, samples)
         estimate = self.sam.decoder.predict_iou(tokens)
-        now = scores.loss.detach().mean(dim=0).cpu()
-        memory = _OUTPUT_MEMORY if self.step else 0.0
-        self.output_losses = memory * self.output_losses + (1 - memory) * now
-        weights = torch.softmax(-self.output_losses / _OUTPUT_TEMPERATURE, dim=0)
-        by_output = (scores.loss + (estimate - scores.iou).square()).mean(dim=0)
-        return (weights.to(by_output.device) * by_output).sum()
+        good = torch.softmax(-scores.loss.detach() / self.config.output_temperature, dim=1)
+        masks = (good * (scores.loss + (estimate - scores.iou).square())).sum(dim=1).mean()
+        # The selector learns from what the decoder gave it, and does not pull on the PLM.
+        choice = self.learned["selector"](tokens.detach(), estimate.detach())
+        loss: Tensor = masks + (choice - scores.iou).square().mean()
+        return loss
 
     def _contour_loss(
         self, cells: Tensor, batch: list[Supervision], rng: np.random.Generator
@@ -434,48 +415,51 @@ class _Run:
 
     def _validate(self) -> None:
         """Look at the held-out objects, and keep the weights if they are the best so far."""
-        output = int(self.output_losses.argmin())
-        score = self._held_out_iou(self.average["plm"], output)
+        score = self._held_out_iou(self.average)
         self.curve.append((self.seen, score))
         if score > self.best_iou:
-            self.best_iou, self.best_output = score, output
+            self.best_iou = score
             self.best = {name: value.clone() for name, value in self.average.state_dict().items()}
 
-    def _validate_plain(self) -> float:
-        """Plain SAM's held-out IoU, for the single point the best of three by predicted IoU."""
-        return self._held_out_iou(None, None)
-
     @torch.inference_mode()
-    def _held_out_iou(self, plm: nn.Module | None, output: int | None) -> float:
-        """Mean IoU at the centre point on the logits' grid, quick and nearly exact."""
+    def _held_out_iou(self, learned: nn.ModuleDict | None) -> float:
+        """Mean IoU at the centre point on the logits' grid, which is quick and nearly exact.
+
+        Args:
+            learned: the PLM and the selector; None is plain SAM, the best of its three masks by
+                predicted IoU.
+        """
         scores: list[float] = []
         for start in range(0, len(self.held_out), 4):
             batch = self.held_out[start : start + 4]
             features = self.images.batch([one.image_index for one in batch])
             centers = np.stack([one.center for one in batch])[:, None]
             tokens = self._tokens(centers, np.ones((len(batch), 1), dtype=np.int64), None)
-            if plm is not None:
-                tokens = plm(tokens, features, self.sam.image_pe)
+            if learned is not None:
+                tokens = learned["plm"](tokens, features, self.sam.image_pe)
             tokens, cells = self.sam.decoder.attend(
                 features, self.sam.image_pe, tokens, self.sam.no_mask
             )
             every = np.random.default_rng(0)  # draws nothing when all cells are taken
             samples = [one.sample_cells(one.grid**2, every) for one in batch]
-            index = self._stack([sample.index for sample in samples])
-            found = score_logits(
-                self.sam.decoder.mask_blocks(
-                    tokens, cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1]))
-                ),
-                self._stack([sample.target for sample in samples]),
-                self._stack([sample.weight for sample in samples]),
-            ).iou
-            chosen = (
-                1 + self.sam.decoder.predict_iou(tokens)[:, 1:].argmax(dim=1)
-                if output is None
-                else torch.full((len(batch),), output, device=found.device)
-            )
+            found = self._score(tokens, cells, samples).iou
+            estimate = self.sam.decoder.predict_iou(tokens)
+            if learned is not None:
+                chosen = learned["selector"](tokens, estimate).argmax(dim=1)
+            else:
+                chosen = 1 + estimate[:, 1:].argmax(dim=1)
             scores += found.gather(1, chosen[:, None])[:, 0].tolist()
         return float(np.mean(scores))
+
+    def _score(self, tokens: Tensor, cells: Tensor, samples: list[CellSample]) -> MaskScores:
+        """Decode each object's sampled cells and compare them with its target."""
+        index = self._stack([sample.index for sample in samples])
+        chosen = cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1]))
+        return score_logits(
+            self.sam.decoder.mask_blocks(tokens, chosen),
+            self._stack([sample.target for sample in samples]),
+            self._stack([sample.weight for sample in samples]),
+        )
 
     def _tokens(
         self,
@@ -495,17 +479,25 @@ class _Run:
 
 
 def _modules(config: FitConfig) -> nn.ModuleDict:
-    modules: dict[str, nn.Module] = {"plm": PromptLearningModule(first_offset=config.first_offset)}
+    modules = nn.ModuleDict({"plm": PromptLearningModule(first_offset=config.first_offset)})
+    modules["selector"] = OutputSelector()
     if config.pmm:
         modules["pmm"] = PointMatchingModule()
-    return nn.ModuleDict(modules)
+    return modules
 
 
 def _parameter_groups(learned: nn.ModuleDict, config: FitConfig) -> list[dict[str, Any]]:
-    return [
-        {"params": list(module.parameters()), "lr": config.learning_rate}
-        for module in learned.values()
-    ]
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in learned.named_parameters():
+        part = "offset" if name.startswith("plm.final_norm.") else name.split(".")[0]
+        groups.setdefault(part, []).append(parameter)
+    rates = {
+        "plm": config.learning_rate,
+        "offset": config.learning_rate * config.offset_rate,
+        "selector": config.selector_rate,
+        "pmm": config.pmm_rate,
+    }
+    return [{"params": members, "lr": rates[part]} for part, members in groups.items()]
 
 
 def _training_prompts(
