@@ -17,6 +17,7 @@ from pathlib import Path
 
 
 def main() -> None:
+    """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="+", help="FOLDER or FOLDER:CLASS, with train/ and val/")
     parser.add_argument("--seed", type=int, default=0)
@@ -63,14 +64,20 @@ def table(results: list[dict[str, object]]) -> str:
         scores = [
             "–" if result[key] is None else f"{100 * float(str(result[key])):.1f}"
             for key in (
-                "base_iou", "base_oracle_iou", "adapter_iou", "adapter_oracle_iou", "refined_iou"
+                "base_iou",
+                "base_oracle_iou",
+                "adapter_iou",
+                "adapter_oracle_iou",
+                "refined_iou",
             )
         ]
         seconds = result["seconds"]
         assert isinstance(seconds, dict)
         images = f"{result['train_images']} + {result['val_images']}"
         cells = [
-            str(result["task"]), images, *scores,
+            str(result["task"]),
+            images,
+            *scores,
             f"{float(str(result['objects_per_second'])):.1f}",
             *(f"{seconds[phase]:.0f}" for phase in ("encode", "train", "total")),
             str(result["peak_mb"]),

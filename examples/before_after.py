@@ -27,6 +27,7 @@ WIDTH = 480  # pixels of one picture
 
 
 def main() -> None:
+    """Parse, segment, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("adapter", type=Path)

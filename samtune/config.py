@@ -17,12 +17,12 @@ class FitConfig:
     objects: int = 6000  # objects seen in training when `epochs` does not say
     max_minutes: float | None = None  # stop training after so long, keeping the best
     val_fraction: float = 0.2  # share of the images held out when no folder is given
-    batch_size: int = 2  # objects a step
+    batch_size: int = 1  # objects a step: more steps in the same minutes
     learning_rate: float = 3e-4  # AdamW, of the PLM; cosine decay to 0
     weight_decay: float = 0.01  # Kim et al. 2024, section 5.1
     warmup_objects: int = 200  # linear; the paper's 250 steps of 10 are a share of 1 %
-    first_offset: float = 0.1  # weight of the PLM's last norm at the start: size of Δf_P
-    offset_rate: float = 10.0  # times the learning rate, for that norm's weight and bias
+    first_offsets: tuple[float, ...] = (0.1, 1.0)  # of the PLM's last norm: sizes of Δf_P to try
+    probe_objects: int = 200  # objects to try each of them on; the better one goes on
     output_temperature: float = 0.25  # of the softmax that weights an object's four masks by loss
     selector_rate: float = 1e-3  # learning rate of the choice among the masks
     click_share: float = 0.8  # of the steps; the others show several points, or a box
@@ -32,4 +32,5 @@ class FitConfig:
     pmm_weight: float = 1.0  # λ, equation 3
     pmm_rate: float = 3e-4  # learning rate of the PMM
     pmm_jitter: float = 0.2  # of the object's half size
-    validations: int = 8  # looks at the held-out objects during training
+    validations: int = 10  # looks at the held-out objects during training
+    patience: int = 6  # looks without progress after which training stops

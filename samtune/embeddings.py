@@ -7,6 +7,7 @@ other. Features are kept in half precision, 2 MiB for SAM's 256×64×64, and rou
 when they come fresh from the encoder: a result does not depend on whether the cache was warm.
 """
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -64,9 +65,10 @@ class EmbeddingCache:
             with safe_open(path, framework="pt") as file:
                 features = file.get_tensor("features")
                 height, width = map(int, file.metadata()["original_size"].split(","))
-            os.utime(path)  # it was used: see _remove_oldest
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
+        with contextlib.suppress(OSError):  # a folder shared read-only is still of use
+            os.utime(path)  # it was used: see _remove_oldest
         return Embedding(features, (height, width), input_size((height, width), sam.image_size))
 
     def save(self, key: str, embedding: Embedding) -> None:

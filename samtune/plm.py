@@ -8,6 +8,7 @@ them to the image embedding f_I, and an MLP on each token. All that is learned i
 
 from typing import cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.decoder import CellAttention
@@ -39,6 +40,9 @@ class PromptLearningModule(nn.Module):
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
+        for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            nn.init.xavier_uniform_(projection.weight)  # as torch's own attention layers start
+            nn.init.zeros_(projection.bias)
         self.image_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, mlp_width), nn.ReLU(), nn.Linear(mlp_width, width)
@@ -62,7 +66,9 @@ class PromptLearningModule(nn.Module):
             (B, P, C) adapted tokens f_P + Δf_P, for the frozen mask decoder.
         """
         prompt = sparse_prompt_embeddings
-        cells = image_embeddings.flatten(2).transpose(1, 2)
+        # SAM's embeddings are small (a standard deviation of 0.1 with MobileSAM) beside the
+        # positional encoding and the tokens; without a norm the tokens hardly see the image.
+        cells = F.layer_norm(image_embeddings.flatten(2).transpose(1, 2), prompt.shape[-1:])
         cells_pe = cells + image_pe.flatten(2).transpose(1, 2)
         attended, _ = self.self_attention(prompt, prompt, prompt, need_weights=False)
         tokens = self.self_norm(prompt + attended)

@@ -137,6 +137,8 @@ def _fixed_point(contour: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
 def is_simple(contour: npt.NDArray[np.floating]) -> bool:
     """Whether a closed contour never crosses or touches itself.
 
+    A vertex may be repeated right after itself.
+
     Args:
         contour: (N, 2) xy; the last vertex is joined to the first.
 
@@ -145,7 +147,8 @@ def is_simple(contour: npt.NDArray[np.floating]) -> bool:
         >>> is_simple(bow_tie), is_simple(bow_tie[[0, 2, 1, 3]])
         (False, True)
     """
-    start = np.asarray(contour, dtype=np.float64)
+    repeated = (contour == np.roll(contour, 1, axis=0)).all(axis=1)
+    start: npt.NDArray[np.float64] = contour[~repeated].astype(np.float64)
     count = len(start)
     if count < 3:
         return False
@@ -158,6 +161,13 @@ def is_simple(contour: npt.NDArray[np.floating]) -> bool:
 
     starts, ends = np.sign(side(start)), np.sign(side(end))
     separates = starts * ends <= 0  # edge i's line passes between, or through, edge j's ends
+    # Two edges on one line pass through each other's ends, however far apart they are.
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    near = ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(axis=2)
+    meet = separates & separates.T & near
     distance = np.abs(np.arange(count)[:, None] - np.arange(count)[None])
     neighbours = np.minimum(distance, count - distance) <= 1
-    return not bool((separates & separates.T & ~neighbours).any())
+    # Neighbours always meet, in the vertex they share; one that turns back lies on the other.
+    into, out = start - np.roll(start, 1, axis=0), end - start
+    turns_back = (into[:, 0] * out[:, 1] == into[:, 1] * out[:, 0]) & ((into * out).sum(axis=1) < 0)
+    return not bool((meet & ~neighbours).any() or turns_back.any())

@@ -170,8 +170,7 @@ class Predictor:
         shares = (resample_contour(contour) + 0.5) * to_input / self.sam.image_size
         points = torch.from_numpy(shares.astype(np.float32))[None].to(self.sam.device)
         moved = self.adapter.pmm(image_features[None], points)[0].cpu().numpy()
-        refined = moved * self.sam.image_size / to_input - 0.5
-        refined = np.clip(refined, 0, np.array([width - 1, height - 1])).astype(np.float32)
+        refined = (moved * self.sam.image_size / to_input - 0.5).astype(np.float32)
         return refined if is_simple(refined) else contour
 
 

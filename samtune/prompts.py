@@ -143,20 +143,22 @@ def center_point(mask: npt.NDArray[np.bool_]) -> Prompt:
         [[7.0, 4.0]]
     """
     inside = _distance_to_border(mask)
-    return _point_at(int(inside.argmax()), mask.shape)
+    return _points_at(inside.argmax(), mask.shape)
 
 
-def sample_point(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Prompt:
-    """Draw one point as a user would click: the farther from the border, the likelier.
+def sample_point(mask: npt.NDArray[np.bool_], rng: np.random.Generator, count: int = 1) -> Prompt:
+    """Draw points as a user would click: the farther from the border, the likelier.
 
     Args:
         mask: (H, W) bool with at least one pixel.
-        rng: source of randomness; the same seed gives the same point.
+        rng: source of randomness; the same seed gives the same points.
+        count: how many points, drawn independently of each other.
     """
     likelihood = np.cumsum(_distance_to_border(mask), dtype=np.float64)
+    draws = np.array([rng.random() for _ in range(count)])
     # side="right" skips the pixels outside of the mask, which add nothing to the sum.
-    chosen = np.searchsorted(likelihood, rng.random() * likelihood[-1], side="right")
-    return _point_at(int(chosen), mask.shape)
+    chosen = np.searchsorted(likelihood, draws * likelihood[-1], side="right")
+    return _points_at(chosen, mask.shape)
 
 
 def random_point(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Prompt:
@@ -169,7 +171,7 @@ def random_point(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Promp
     pixels = np.flatnonzero(mask)
     if pixels.size == 0:
         raise ValueError(f"the {mask.shape} mask has no pixel to point at")
-    return _point_at(int(pixels[rng.integers(pixels.size)]), mask.shape)
+    return _points_at(pixels[rng.integers(pixels.size)], mask.shape)
 
 
 def box_around(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
@@ -315,9 +317,9 @@ def _distance_to_border(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     return np.asarray(distance[1:-1, 1:-1], dtype=np.float32)
 
 
-def _point_at(pixel: int, shape: tuple[int, ...]) -> Prompt:
-    y, x = divmod(pixel, shape[1])
-    return Prompt.of(points=[(x, y)])
+def _points_at(pixels: npt.NDArray[np.intp] | np.intp, shape: tuple[int, ...]) -> Prompt:
+    ys, xs = np.divmod(np.atleast_1d(pixels), shape[1])
+    return Prompt.of(points=list(zip(xs.tolist(), ys.tolist(), strict=True)))
 
 
 def _numbers(text: str, expected: str, count: int) -> list[float]:

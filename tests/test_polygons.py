@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
+from samtune.polygons import Polygon, is_simple, mask_to_polygons, polygons_to_mask
 
 RING = np.array([[c == "#" for c in row] for row in ["#####", "#...#", "#.#.#", "#...#", "#####"]])
 # Holes that touch by a corner only, and a wall one pixel thick with a spur into its hole.
@@ -149,3 +149,19 @@ def test_a_vertex_that_is_not_finite_is_the_callers_bug():
     broken = Polygon(np.array([[0, 0], [np.nan, 3], [4, 4]], dtype=np.float32))
     with pytest.raises(ValueError, match="not finite"):
         polygons_to_mask([broken], (5, 5))
+
+
+# On a small grid, vertices often fall on each other and on edges, and edges on one line.
+CONTOURS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=7)
+
+
+@given(CONTOURS)
+@example([(0, 0), (2, 0), (4, 0), (4, 3), (3, 3), (1, 3), (0, 3)])  # edges apart on one line
+@example([(0, 0), (0, 0), (4, 0), (4, 4), (4, 4), (4, 4)])  # vertices repeated
+@example([(0, 0), (4, 0), (2, 0), (2, 3)])  # an edge turns back on the one before
+@example([(0, 0), (4, 0), (4, 4), (2, 0), (0, 4)])  # a vertex touches an edge
+@settings(max_examples=400, deadline=None)
+def test_contours_are_simple_where_shapely_says_so(points):
+    contour = np.array(points, dtype=np.float32)
+    area = shapely.Polygon(contour).area
+    assert is_simple(contour) == (shapely.LinearRing(contour).is_simple and area > 0)

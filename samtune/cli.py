@@ -1,0 +1,168 @@
+"""The command line: `samtune`.
+
+A command parses, calls the library, and prints; fit, segment and evaluate have a file each.
+"""
+
+import io
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samtune import __version__
+from samtune.cli_evaluate import evaluate
+from samtune.cli_fit import fit
+from samtune.cli_segment import segment
+from samtune.console import (
+    Group,
+    JsonOption,
+    QuietOption,
+    Terminal,
+    count,
+    percent,
+    print_json,
+)
+from samtune.errors import CheckpointError
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # errors in one line, and [x, y] in help as it is
+)
+checkpoints = typer.Typer(no_args_is_help=True, help="Pretrained SAM weights: list, fetch, path.")
+cache = typer.Typer(no_args_is_help=True, help="Cached image embeddings: info, clear.")
+app.command()(fit)
+app.command()(segment)
+app.command()(evaluate)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As checkpoint list shows it.")]
+
+
+def main() -> None:
+    """Run the command that the shell was given."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold any bytes
+            stream.reconfigure(errors="backslashreplace")
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"samtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def samtune(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Customize the Segment Anything Model on your own masks."""
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An adapter that fit wrote.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what an adapter is, and how well it does."""
+    from samtune.adapter import read_info
+
+    about = read_info(file)
+    if as_json:
+        print_json({"adapter": str(file), **asdict(about)})
+        return
+    data, scores = about.data, about.scores
+    rows = [["method", about.method], ["written by", f"samtune {about.samtune_version}"]]
+    rows.append(["size", f"{file.stat().st_size / 1e6:.1f} MB"])
+    rows.append(["base", f"{about.base.checkpoint} ({about.base.encoder} image encoder)"])
+    for part, title in (("train", "trained on"), ("val", "held out")):
+        images, objects = data.get(f"{part}_images"), data.get(f"{part}_objects")
+        if images is not None and objects is not None:
+            rows.append([title, f"{count(images, 'image')} with {count(objects, 'object')}"])
+    for key, title in (
+        ("adapter_iou", "held-out IoU"),
+        ("refined_iou", "  refined"),
+        ("base_iou", "  plain SAM"),
+        ("adapter_oracle_iou", "held-out oracle"),
+        ("base_oracle_iou", "  plain SAM"),
+    ):
+        if key in scores:
+            rows.append([title, f"{percent(scores[key])} %"])
+    rows.append(["refining", "helps" if about.refine_helps else "does not help"])
+    rows.append(["settings", ", ".join(f"{key} {value}" for key, value in about.settings.items())])
+    width = max(len(title) for title, _ in rows)
+    typer.echo("\n".join(f"{title.ljust(width)}  {value}" for title, value in rows))
+
+
+@checkpoints.command("list")
+def list_checkpoints(as_json: JsonOption = False) -> None:
+    """List the names that --checkpoint takes, and which of them are here."""
+    from samtune.checkpoints import SOURCES, cached
+
+    places = {name: cached(name) for name in SOURCES}
+    if as_json:
+        for name, source in SOURCES.items():
+            path = None if places[name] is None else str(places[name])
+            print_json({**asdict(source), "path": path})
+        return
+    width = max(map(len, SOURCES))
+    for name, source in SOURCES.items():
+        state = "fetched" if places[name] else f"{source.size / 1e6:,.0f} MB"
+        typer.echo(f"{name.ljust(width)}  {state.rjust(8)}  {source.about} ({source.licence})")
+
+
+@checkpoints.command("fetch")
+def fetch_checkpoint(name: NameArgument, quiet: QuietOption = False) -> None:
+    """Bring a checkpoint into the cache, and print its path."""
+    from samtune.checkpoints import fetch
+
+    with Terminal(quiet) as terminal:
+        path = fetch(name, terminal.show_bytes)
+    typer.echo(path)
+
+
+@checkpoints.command("path")
+def checkpoint_path(name: NameArgument) -> None:
+    """Print where a fetched checkpoint is."""
+    from samtune.checkpoints import cached
+
+    path = cached(name)
+    if path is None:
+        raise CheckpointError(f"{name} is not here yet: samtune checkpoint fetch {name} brings it.")
+    typer.echo(path)
+
+
+@cache.command("info")
+def cache_info(as_json: JsonOption = False) -> None:
+    """Say how many image embeddings are cached, and where."""
+    from samtune.embeddings import EmbeddingCache
+
+    found = EmbeddingCache().info()
+    if as_json:
+        print_json({**asdict(found), "folder": str(found.folder)})
+        return
+    typer.echo(
+        f"{count(found.count, 'image embedding')}, {found.bytes / 1e9:.2f} GB of at most "
+        f"{found.limit_bytes / 1e9:g} GB ($SAMTUNE_CACHE_GB), in {found.folder}"
+    )
+
+
+@cache.command("clear")
+def clear_cache() -> None:
+    """Remove all cached image embeddings; they are computed again when needed."""
+    from samtune.embeddings import EmbeddingCache
+
+    typer.echo(f"removed {count(EmbeddingCache().clear(), 'image embedding')}")
+
+
+app.add_typer(checkpoints, name="checkpoint")
+app.add_typer(cache, name="cache")

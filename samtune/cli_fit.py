@@ -1,0 +1,331 @@
+"""`samtune fit`: from a folder of masks to an adapter."""
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from samtune.config import FitConfig
+from samtune.console import (
+    DEFAULT_CHECKPOINT,
+    CheckpointOption,
+    ClassOption,
+    DeviceOption,
+    JsonOption,
+    ObjectsOption,
+    QuietOption,
+    Terminal,
+    check_writable,
+    count,
+    duration,
+    open_sam,
+    percent,
+    print_json,
+    read_data,
+    table,
+)
+from samtune.errors import DatasetError, SamtuneError
+
+if TYPE_CHECKING:
+    from samtune.dataset import Dataset
+    from samtune.masks import Meaning
+    from samtune.sam import Sam
+    from samtune.training import FitResult
+    from samtune.training import Progress as FitProgress
+
+_PHASES = {"encode": "encoding", "train": "training", "score": "scoring"}
+
+
+def fit(
+    context: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Folder with images/ and masks/, or x.jpg beside x.png or x_mask.png.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="ADAPTER", help="Where to write it. [default: DATA's name]"
+        ),
+    ] = None,
+    method: Annotated[
+        Literal["plm"], typer.Option(help="What to train: the Prompt Learning Module.")
+    ] = "plm",
+    class_id: ClassOption = None,
+    objects: ObjectsOption = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Hold out these images, and train on all of DATA."),
+    ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F", help=f"Share of images to hold out. [default: {FitConfig.val_fraction}]"
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help=f"Passes over the objects. [default: about {FitConfig.objects:,} objects]",
+        ),
+    ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(metavar="M", help="Stop training after so long and keep the best."),
+    ] = FitConfig.max_minutes,
+    no_pmm: Annotated[
+        bool, typer.Option("--no-pmm", help="Train no Point Matching Module: no refinement.")
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Same seed, same adapter on the same machine.")
+    ] = FitConfig.seed,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted fit, same options.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep an adapter that is no better than plain SAM.")
+    ] = False,
+    as_json: JsonOption = False,
+    checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Train an adapter on a folder of images and masks."""
+    if val is not None and val_fraction is not None:
+        context.fail("--val and --val-fraction exclude each other: give one.")
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise typer.BadParameter("it is between 0 and 1.", param_hint="--val-fraction")
+    if max_minutes is not None and not 0 < max_minutes < float("inf"):
+        raise typer.BadParameter("it is more than 0.", param_hint="--max-minutes")
+    config = FitConfig(
+        method=method,
+        seed=seed,
+        epochs=epochs,
+        max_minutes=max_minutes,
+        val_fraction=FitConfig.val_fraction if val_fraction is None else val_fraction,
+        pmm=not no_pmm,
+    )
+    output = Path(f"{data.resolve().name}.safetensors") if output is None else output
+    state = Path(f"{output}.resume")
+
+    with _explained_interruption(state), Terminal(quiet) as terminal:
+        train, held_out = _read_data(terminal, data, val, class_id, objects, config)
+        check_writable(output)
+        if output.is_file():
+            terminal.say(f"{output} exists; a better adapter than plain SAM replaces it.")
+        _say_where_to_start(terminal, state, resume)
+        sam = open_sam(terminal, checkpoint, device)
+        result = _train(terminal, train, held_out, sam, config, checkpoint, state, resume)
+
+    kept = result.better or force
+    path = output if kept else output.with_name(f"{output.stem}.rejected.safetensors")
+    result.adapter.save(path)
+    if as_json:
+        print_json(_summary(result, path, len(train.pairs), len(held_out.pairs)))
+    else:
+        typer.echo(_report(result, path, sam))
+    if not result.better:
+        _explain_failure(result, path, output, kept)
+    if not as_json:
+        typer.echo(f"next: {_next_command(path, held_out, checkpoint)}")
+
+
+def _read_data(
+    terminal: Terminal,
+    data: Path,
+    val: Path | None,
+    class_id: int | None,
+    objects: "Meaning | None",
+    config: FitConfig,
+) -> tuple["Dataset", "Dataset"]:
+    """Read what to train on and what is held out, and say what was found."""
+    from samtune.dataset import split
+
+    dataset = read_data(terminal, data, class_id, objects)
+    if val is None:
+        train, held_out = split(dataset, config.val_fraction, config.seed)
+    else:
+        # Held-out masks mean what the training masks mean, whatever numbers happen to be in them.
+        held_out = read_data(terminal, val, class_id, dataset.reading.meaning)
+        train = _apart(terminal, dataset, held_out)
+    terminal.say(
+        f"training on {count(len(train.pairs), 'image')} with "
+        f"{count(len(train.objects), 'object')}; held out: "
+        f"{count(len(held_out.pairs), 'image')} with {count(len(held_out.objects), 'object')}"
+    )
+    return train, held_out
+
+
+def _apart(terminal: Terminal, dataset: "Dataset", held_out: "Dataset") -> "Dataset":
+    """Leave copies of held-out images out of training: their scores would tell nothing."""
+    unseen = {image for image, _ in held_out.digests}
+    kept = [index for index, (image, _) in enumerate(dataset.digests) if image not in unseen]
+    copies = [
+        pair.image.name
+        for pair, (image, _) in zip(dataset.pairs, dataset.digests, strict=True)
+        if image in unseen
+    ]
+    if not copies:
+        return dataset
+    if not kept:
+        raise DatasetError(
+            f"every image of {dataset.folder} is also in {held_out.folder}, so that nothing is "
+            "left to train on: held-out images must be others. Leave out --val to hold some out."
+        )
+    terminal.say(
+        f"  left out of training: {count(len(copies), 'image')} (first: {copies[0]}), also held "
+        f"out in {held_out.folder}"
+    )
+    return dataset.subset(kept)
+
+
+def _say_where_to_start(terminal: Terminal, state: Path, resume: bool) -> None:
+    if resume and not state.is_file():
+        terminal.say(f"nothing to resume: there is no {state}; starting from the beginning")
+    elif resume:
+        terminal.say(f"going on from {state}")
+    elif state.is_file():
+        terminal.say(f"{state} is of an interrupted fit and will be replaced (--resume goes on)")
+
+
+def _train(
+    terminal: Terminal,
+    train: "Dataset",
+    held_out: "Dataset",
+    sam: "Sam",
+    config: FitConfig,
+    checkpoint: str,
+    state: Path,
+    resume: bool,
+) -> "FitResult":
+    from samtune.embeddings import EmbeddingCache
+    from samtune.training import fit
+
+    def show(progress: "FitProgress") -> None:
+        parts = []
+        if progress.loss is not None:
+            parts.append(f"loss {progress.loss:.2f}")
+        if progress.val_iou is not None:
+            parts.append(f"IoU {percent(progress.val_iou)} (SAM {percent(progress.base_iou)})")
+        terminal.show(
+            _PHASES[progress.phase],
+            progress.done,
+            progress.total,
+            ", ".join(parts),
+            progress.seconds_left,
+        )
+
+    return fit(
+        train,
+        held_out,
+        sam,
+        EmbeddingCache(),
+        config,
+        checkpoint_name=Path(checkpoint).name,
+        state_path=state,
+        resume=resume,
+        on_progress=show,
+    )
+
+
+@contextlib.contextmanager
+def _explained_interruption(state: Path) -> Iterator[None]:
+    """Say how to go on after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if state.is_file():
+            saved = datetime.fromtimestamp(state.stat().st_mtime).strftime("%H:%M:%S")
+            hint = f"the same command with --resume goes on from {saved} ({state})"
+        else:
+            hint = "training had nothing to save yet; images that were encoded stay in the cache"
+        typer.echo(f"Interrupted: {hint}.", err=True)
+        raise typer.Exit(130) from error
+
+
+def _report(result: "FitResult", path: Path, sam: "Sam") -> str:
+    base, adapted, pmm = result.base, result.adapted, result.adapter.pmm
+    rows = [
+        ["plain SAM", percent(base.iou), percent(base.oracle_iou)],
+        ["adapter", percent(adapted.iou), percent(adapted.oracle_iou)],
+    ]
+    if pmm is not None:
+        rows.append(["adapter, refined", percent(adapted.refined_iou), "–"])
+    trained = result.adapter.parameters()
+    everything = trained + sum(parameter.numel() for parameter in sam.parameters())
+    trainable = f"trainable: {trained:,} of {everything:,} parameters"
+    trainable += f" ({100 * trained / everything:.1f} %)"
+    if pmm is not None:
+        trainable += f", and {sum(p.numel() for p in pmm.parameters()):,} for refining"
+    phases = ", ".join(f"{phase} {duration(taken)}" for phase, taken in result.seconds.items())
+    ended = "" if result.stopped == "finished" else f"; ended early: {result.stopped}"
+    return "\n".join(
+        [
+            "",
+            table([f"held out: {count(base.objects, 'object')}", "IoU", "oracle"], rows),
+            "mean % for one click in the middle of each; oracle: the best of SAM's masks",
+            "",
+            trainable,
+            f"time: {phases}; {result.objects_per_second:.1f} objects/s in training{ended}",
+            f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)",
+        ]
+    )
+
+
+def _explain_failure(result: "FitResult", path: Path, output: Path, kept: bool) -> None:
+    """Say that the adapter is no better than plain SAM; an error unless it is kept."""
+    compared = (
+        f"the adapter is not better than plain SAM on the "
+        f"{count(result.base.objects, 'held-out object')} "
+        f"(IoU {percent(result.adapted.iou)}, plain SAM {percent(result.base.iou)})"
+    )
+    if kept:
+        typer.echo(f"Warning: {compared}; kept all the same (--force).", err=True)
+        return
+    raise SamtuneError(
+        f"{compared}, so it went to {path} and not to {output}. Try more images, or more --epochs, "
+        "and check that the masks show one kind of object (--class, --objects); --force keeps it."
+    )
+
+
+def _next_command(path: Path, held_out: "Dataset", checkpoint: str) -> str:
+    """A command that shows the adapter on a held-out image."""
+    from samtune.prompts import center_point
+
+    thing = held_out.objects[0]
+    x, y = center_point(thing.mask()).points[0].tolist()
+    words = ["samtune", "segment", str(held_out.pairs[thing.image_index].image)]
+    words += ["--point", f"{x:g},{y:g}", "--adapter", str(path), "--overlay"]
+    words += [] if checkpoint == DEFAULT_CHECKPOINT else ["--checkpoint", checkpoint]
+    return shlex.join(words)
+
+
+def _summary(result: "FitResult", path: Path, train_images: int, val_images: int) -> dict[str, Any]:
+    """What --json prints; scores are fractions from 0 to 1."""
+    return {
+        "adapter": str(path),
+        "method": result.adapter.info.method,
+        "better": result.better,
+        "train_images": train_images,
+        "train_objects": result.adapter.info.data["train_objects"],
+        "val_images": val_images,
+        "val_objects": result.base.objects,
+        "base_iou": result.base.iou,
+        "base_oracle_iou": result.base.oracle_iou,
+        "adapter_iou": result.adapted.iou,
+        "adapter_oracle_iou": result.adapted.oracle_iou,
+        "refined_iou": result.adapted.refined_iou,
+        "parameters": result.adapter.parameters(),
+        "objects_per_second": result.objects_per_second,
+        "seconds": result.seconds,
+        "stopped": result.stopped,
+    }

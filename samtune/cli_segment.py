@@ -1,0 +1,252 @@
+"""`samtune segment`: from images and prompts to mask files.
+
+Two ways in: images named on the command line, with one prompt for all of them, or --prompts,
+where each line of JSON names its image and a line of JSON answers each mask. In both, what one
+image does wrong does not keep the others from being done.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+
+import typer
+
+from samtune.cli_answers import Segmenter, Source
+from samtune.console import (
+    DEFAULT_CHECKPOINT,
+    CheckpointOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    Terminal,
+    check_writable,
+    open_sam,
+    print_json,
+    show_error,
+)
+from samtune.errors import AdapterError, PromptError, SamtuneError
+
+if TYPE_CHECKING:
+    from samtune.prompts import Prompt
+    from samtune.sam import Sam
+
+
+def segment(
+    context: typer.Context,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", help="Images to segment.")
+    ] = None,
+    points: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--point", "-p", metavar="X,Y", help="A pixel on the object; repeat to say it better."
+        ),
+    ] = None,
+    negative_points: Annotated[
+        list[str] | None,
+        typer.Option("--negative-point", "-n", metavar="X,Y", help="A pixel on the background."),
+    ] = None,
+    boxes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box", "-b", metavar="X0,Y0,X1,Y1", help="A box round the object; each is an object."
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|-",
+            help='Lines of JSON, {"image": "a.jpg", "points": [[x, y]], "labels": [1], '
+            '"box": [x0, y0, x1, y1]}, from a file or stdin; answers in JSON, line by line.',
+        ),
+    ] = None,
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--adapter",
+            "-a",
+            metavar="FILE",
+            help="What fit wrote; repeat to compare. Plain SAM without.",
+        ),
+    ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Move contours onto the boundary, where that helps.")
+    ] = False,
+    all_masks: Annotated[
+        bool, typer.Option("--all-masks", help="Also the masks that SAM considered.")
+    ] = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")
+    ] = Path(),
+    file_format: Annotated[
+        Literal["png"], typer.Option("--format", help="What to write masks as.")
+    ] = "png",
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also draw masks and prompts on the image.")
+    ] = False,
+    as_json: JsonOption = False,
+    checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Segment objects at points or in boxes.
+
+    Points and boxes are in an image's own pixels, as an image viewer shows them. Writes
+    IMAGE.mask.png for each image, IMAGE.1.mask.png and so on where there are several.
+    """
+    images = images or []
+    if prompts is None:
+        if not (points or negative_points or boxes):
+            context.fail("say what to segment: --point X,Y or --box X0,Y0,X1,Y1 (or --prompts).")
+        if not images:
+            context.fail("name the images to segment.")
+        if len(boxes or []) > 1 and (points or negative_points):
+            context.fail(
+                "with several boxes it is open which of them a point belongs to: give points "
+                "with one box, or use --prompts."
+            )
+    elif images or points or negative_points or boxes:
+        context.fail("--prompts names images, points and boxes itself: give no others.")
+    if refine and not adapters:
+        context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
+    given = _given_prompts(points or [], negative_points or [], boxes or [])
+
+    lines = None if prompts is None else _open_lines(prompts)
+    check_writable(output / "mask.png")
+    with Terminal(quiet) as terminal:
+        segmenter = Segmenter(
+            _open_predictors(terminal, adapters or [], refine, checkpoint, device),
+            folder=output,
+            all_masks=all_masks,
+            overlay=overlay,
+            keep=images,
+        )
+    if lines is not None:
+        failed, all_of = _answer_lines(segmenter, lines)
+        things = "lines"
+    else:
+        failed, all_of = _answer_images(segmenter, images, given, as_json)
+        things = "images"
+    if failed:
+        if all_of > 1 and not quiet:
+            typer.echo(f"{failed} of {all_of} {things} failed.", err=True)
+        raise typer.Exit(1)
+
+
+def _given_prompts(
+    points: list[str], negative_points: list[str], boxes: list[str]
+) -> list["Prompt"]:
+    """The prompts that the options make: one a box, or one of all points."""
+    from samtune.prompts import Prompt, parse_box, parse_point
+
+    def parsed(option: str, parse: Any, texts: list[str]) -> list[Any]:
+        try:
+            return [parse(text) for text in texts]
+        except PromptError as error:
+            raise typer.BadParameter(str(error), param_hint=option) from error
+
+    on_object = parsed("--point", parse_point, points)
+    on_background = parsed("--negative-point", parse_point, negative_points)
+    corners = parsed("--box", parse_box, boxes)
+    if not (on_object or on_background or corners):
+        return []
+    return [Prompt.of(on_object, on_background, box) for box in corners or [None]]
+
+
+def _open_lines(name: str) -> BinaryIO:
+    """Open --prompts: bytes, because a line that is no text has to fail alone."""
+    if name == "-":
+        return sys.stdin.buffer
+    try:
+        return Path(name).open("rb")
+    except OSError as error:
+        raise PromptError(
+            f"{name} cannot be read ({error.strerror}): give a file of prompts, or - for stdin."
+        ) from error
+
+
+def _open_predictors(
+    terminal: Terminal, paths: list[Path], refine: bool, checkpoint: str, device: str
+) -> list[Source]:
+    from samtune.adapter import read_info
+    from samtune.predictor import Predictor
+
+    for path in paths:
+        read_info(path)  # whether it is an adapter at all: before a checkpoint is fetched
+    sam = open_sam(terminal, checkpoint, device)
+    if not paths:
+        return [Source(None, Predictor(sam), refine=False)]
+    return [_open_adapter(terminal, path, sam, refine) for path in paths]
+
+
+def _open_adapter(terminal: Terminal, path: Path, sam: "Sam", refine: bool) -> Source:
+    from samtune.adapter import Adapter
+    from samtune.predictor import Predictor
+
+    adapter = Adapter.load(path, sam)
+    if refine and adapter.pmm is None:
+        raise AdapterError(
+            f"{path} cannot refine: it was fitted with --no-pmm. Leave out --refine, or fit again."
+        )
+    if refine and not adapter.info.refine_helps:
+        terminal.say(
+            f"{path}: refining did not help on its held-out objects, so masks stay as they are"
+        )
+    return Source(path, Predictor(sam, adapter), refine and adapter.info.refine_helps)
+
+
+def _answer_images(
+    segmenter: "Segmenter", images: list[Path], prompts: list["Prompt"], as_json: bool
+) -> tuple[int, int]:
+    """Segment every image with the same prompts; returns how many failed, of how many."""
+    failed = 0
+    for image in images:
+        try:
+            answers = segmenter.answer(image, prompts)
+        except SamtuneError as error:
+            show_error(error)
+            failed += 1
+            continue
+        for answer in answers:
+            print_json(answer) if as_json else typer.echo(_in_words(answer, len(segmenter.sources)))
+        if not as_json and "overlay" in answers[0]:
+            typer.echo(answers[0]["overlay"])
+    return failed, len(images)
+
+
+def _answer_lines(segmenter: "Segmenter", lines: BinaryIO) -> tuple[int, int]:
+    """Answer prompt lines as they come; returns how many failed, of how many."""
+    from samtune.prompts import parse_prompt_line
+
+    failed = all_of = 0
+    with lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            all_of += 1
+            try:
+                asked = parse_prompt_line(_decoded(line))
+                answers = segmenter.answer(asked.image, [asked.prompt])
+            except SamtuneError as error:
+                failed += 1
+                print_json({"error": str(error), "line": number})
+                continue
+            for answer in answers:
+                print_json({**answer, "line": number})
+    return failed, all_of
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig")  # some editors put a mark before the first line
+    except UnicodeDecodeError as error:
+        raise PromptError(f"not text in UTF-8 ({error}): save the prompts as UTF-8.") from error
+
+
+def _in_words(answer: dict[str, Any], sources: int) -> str:
+    words = f"{answer['mask']}  score {answer['score']:.2f}, {answer['area']:,} px"
+    if not answer["area"]:
+        words += " (nothing found)"
+    if sources > 1:
+        words += f", {answer['adapter']}"
+    return words

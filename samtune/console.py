@@ -1,0 +1,307 @@
+"""What the commands share: their common options, how they speak, how they fail.
+
+Messages and progress go to stderr, results to stdout; with --json stdout holds one JSON object
+a line and nothing else. Nothing here imports torch before a command needs it.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from typer.core import TyperGroup
+
+from samtune.errors import OutputError, SamtuneError
+from samtune.images import atomic_write
+
+if TYPE_CHECKING:
+    from samtune.dataset import Dataset
+    from samtune.masks import Meaning
+    from samtune.sam import Sam
+
+DEFAULT_CHECKPOINT = "mobile_sam"
+_NAMED_SKIPPED = 5  # files left out are named up to here, then counted
+_LINE_EVERY = 20.0  # seconds between lines of progress where there is no terminal
+
+CheckpointOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|FILE",
+        envvar="SAMTUNE_CHECKPOINT",
+        help="Pretrained SAM: mobile_sam, vit_b, vit_l, vit_h, or a file. Fetched when missing.",
+    ),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option(help="Where to compute; auto is a CUDA GPU if there is one, or the CPU."),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no messages, except errors.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, one object a line, and nothing else.")
+]
+ClassOption = Annotated[
+    int | None,
+    typer.Option(
+        "--class", metavar="ID", min=1, help="Mask values are class ids; this one is the target."
+    ),
+]
+ObjectsOption = Annotated[
+    Literal["mask", "components", "instances"] | None,
+    typer.Option(
+        help="What is one object: the whole mask, every connected part, every mask value. "
+        "Told from the mask values when left out."
+    ),
+]
+
+
+class Group(TyperGroup):
+    """Turns a SamtuneError into one line on stderr and exit code 1; bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except SamtuneError as error:
+            show_error(error)
+            raise typer.Exit(1) from error
+
+
+def show_error(error: Exception) -> None:
+    """Print an error as one line on stderr."""
+    typer.echo(f"Error: {str(error).replace(chr(10), ' ')}", err=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one line of JSON, at once: a program may be waiting for it."""
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+class Terminal:
+    """Messages and progress on stderr: a bar in a terminal, elsewhere a line now and then.
+
+    What is finished stays as a line, in either case. A context manager: results are printed
+    after it has closed, below the bar.
+
+    Args:
+        quiet: say nothing.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.fields[state]}"),
+            console=self._console,
+            refresh_per_second=4,
+            redirect_stdout=False,
+        )
+        self._bar: TaskID | None = None
+        self._phase = self._state = ""  # of the work that is going on
+        self._complete = False
+        self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._finish()
+        if self._bars.live.is_started:  # or it would leave an empty line
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print a message, below what is finished."""
+        if self._complete:
+            self._finish()
+        self._print(text)
+
+    def show(
+        self,
+        phase: str,
+        done: int,
+        total: int,
+        detail: str = "",
+        seconds_left: float | None = None,
+    ) -> None:
+        """Show how far a phase of the work has come.
+
+        Args:
+            phase: what is being done, in a word or a few.
+            done: how many of `total`.
+            total: how many there are.
+            detail: what else to tell.
+            seconds_left: of this phase, where it can be told.
+        """
+        left = f"{duration(seconds_left)} left" if seconds_left and done != total else ""
+        self._show(phase, done, total, [f"{done}/{total}", detail, left])
+
+    def show_bytes(self, phase: str, done: int, total: int | None) -> None:
+        """Show how far a download has come; the callback of `checkpoints.fetch`."""
+        state = "..." if total is None else f"{done / 1e6:.1f}/{total / 1e6:.1f} MB"
+        self._show(phase, done, total, [state])
+
+    def _show(self, phase: str, done: int, total: int | None, state: list[str]) -> None:
+        if phase != self._phase:
+            self._finish()
+            self._phase, self._last_line = phase, time.monotonic()
+            if self._console.is_terminal:
+                self._bars.start()
+                self._bar = self._bars.add_task(phase, total=total, state="")
+        self._state = ", ".join(part for part in state if part)
+        if self._bar is not None:
+            self._bars.update(self._bar, completed=done, total=total, state=self._state)
+        elif done < (total or 0) and time.monotonic() - self._last_line > _LINE_EVERY:
+            self._last_line = time.monotonic()
+            self._print(f"{self._phase} {self._state}")
+        self._complete = done == total
+
+    def _finish(self) -> None:
+        """Leave a line of what was going on."""
+        if self._bar is not None:
+            self._bars.remove_task(self._bar)
+        if self._phase:
+            self._print(f"{self._phase} {self._state}")
+        self._phase, self._bar, self._complete = "", None, False
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """A time in words, as exact as one wants to know it.
+
+    Example:
+        >>> duration(7.4), duration(187), duration(3725)
+        ('7 s', '3 min', '1 h 02 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+
+
+def percent(fraction: float | None) -> str:
+    """A score for people: in percent, with one decimal.
+
+    Example:
+        >>> percent(0.7654), percent(None)
+        ('76.5', '–')
+    """
+    return "–" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> count(1, "image"), count(1200, "image")
+        ('1 image', '1,200 images')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first to the left and the others to the right.
+
+    Example:
+        >>> print(table(["", "IoU"], [["plain SAM", "56.6"], ["a", "9.1"]]))
+                    IoU
+        plain SAM  56.6
+        a           9.1
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        [first.ljust(widths[0])]
+        + [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        for first, *rest in (header, *rows)
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def read_data(
+    terminal: Terminal, folder: Path, class_id: int | None, objects: "Meaning | None"
+) -> "Dataset":
+    """Read a folder of images and masks; say what was found, left out, and assumed.
+
+    Raises:
+        DatasetError: it is no data set.
+    """
+    from samtune.dataset import load_dataset
+
+    dataset = load_dataset(
+        folder,
+        class_id=class_id,
+        objects=objects,
+        on_progress=lambda done, total: terminal.show(f"reading {folder.name}", done, total),
+    )
+    terminal.say(f"{folder}: {dataset.describe()}")
+    for skipped in dataset.skipped[:_NAMED_SKIPPED]:
+        terminal.say(f"  left out: {skipped.path.name}, {skipped.reason}")
+    if len(dataset.skipped) > _NAMED_SKIPPED:
+        terminal.say(f"  left out: {len(dataset.skipped) - _NAMED_SKIPPED} more")
+    if dataset.reading.note:
+        terminal.say(f"  {dataset.reading.note}")
+    return dataset
+
+
+def open_sam(terminal: Terminal, checkpoint: str, device: str) -> "Sam":
+    """Load the frozen model of --checkpoint on --device.
+
+    Raises:
+        CheckpointError: no such checkpoint, or it cannot be fetched or read.
+        SamtuneError: there is no such device.
+    """
+    from samtune.checkpoints import resolve
+    from samtune.sam import load_sam
+
+    chosen = _device(device)  # before a download, which may take minutes
+    return load_sam(resolve(checkpoint, terminal.show_bytes), chosen)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name == "auto":
+        return "cuda" if available["cuda"] else "cpu"
+    if not available[name]:
+        usable = ", ".join(key for key, there in available.items() if there)
+        raise SamtuneError(
+            f"--device {name} cannot be used: this machine, or its torch, offers only {usable}."
+        )
+    return name
+
+
+class _Enough(Exception):
+    """Ends a trial of writing."""
+
+
+def check_writable(path: Path) -> None:
+    """Make sure, before long work, that a file can be written; leaves nothing behind.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    with contextlib.suppress(OSError):  # what may not even be looked at fails below
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder: give the name of a file.")
+    with contextlib.suppress(_Enough), atomic_write(path) as temporary:
+        temporary.touch()
+        raise _Enough

@@ -1,0 +1,82 @@
+"""Overlay: masks and the prompts that asked for them, drawn on the image, to look at.
+
+Nothing here is exact: for that there is the mask's own file.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from samtune.polygons import mask_to_polygons
+from samtune.prompts import Prompt
+
+Colour = tuple[int, int, int]  # RGB, 0 to 255
+
+# Told apart by most colour-blind people too: Okabe and Ito's, https://jfly.uni-koeln.de/color/
+COLOURS: tuple[Colour, ...] = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (204, 121, 167),
+    (86, 180, 233),
+    (240, 228, 66),
+)
+OBJECT_POINT: Colour = (0, 200, 80)
+BACKGROUND_POINT: Colour = (220, 40, 30)
+_WHITE: Colour = (255, 255, 255)
+_TINT = 0.45  # how much of a mask's colour lies over the photo
+
+
+def draw_overlay(
+    image: npt.NDArray[np.uint8],
+    masks: Sequence[npt.NDArray[np.bool_]],
+    prompts: Sequence[Prompt],
+) -> npt.NDArray[np.uint8]:
+    """Tint and outline masks, each in a colour of its own, and mark the prompts.
+
+    Points on the object are green, on the background red, boxes white.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it stays as it is.
+        masks: (H, W) bool each.
+        prompts: in the image's pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    drawn = image.copy()
+    thickness = max(1, round(max(image.shape[:2]) / 400))
+    for number, mask in enumerate(masks):
+        colour = COLOURS[number % len(COLOURS)]
+        mixed = (1 - _TINT) * drawn[mask] + _TINT * np.array(colour)
+        drawn[mask] = mixed.round().astype(np.uint8)
+        _outline(drawn, mask, colour, thickness)
+    for prompt in prompts:
+        _mark(drawn, prompt, thickness)
+    return drawn
+
+
+def _outline(
+    drawn: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], colour: Colour, thickness: int
+) -> None:
+    contours = [
+        contour.astype(np.int32)
+        for polygon in mask_to_polygons(mask)
+        for contour in (polygon.exterior, *polygon.holes)
+    ]
+    cv2.polylines(drawn, contours, True, _WHITE, thickness + 2, cv2.LINE_AA)
+    cv2.polylines(drawn, contours, True, colour, thickness, cv2.LINE_AA)
+
+
+def _mark(drawn: npt.NDArray[np.uint8], prompt: Prompt, thickness: int) -> None:
+    if prompt.box is not None:
+        x0, y0, x1, y1 = np.rint(prompt.box).astype(int).tolist()
+        cv2.rectangle(drawn, (x0, y0), (x1, y1), (0, 0, 0), thickness + 2)
+        cv2.rectangle(drawn, (x0, y0), (x1, y1), _WHITE, thickness)
+    radius = 3 * thickness
+    for point, label in zip(prompt.points, prompt.labels, strict=True):
+        x, y = np.rint(point).astype(int).tolist()
+        colour = OBJECT_POINT if label == 1 else BACKGROUND_POINT
+        cv2.circle(drawn, (x, y), radius + thickness, _WHITE, cv2.FILLED, cv2.LINE_AA)
+        cv2.circle(drawn, (x, y), radius, colour, cv2.FILLED, cv2.LINE_AA)

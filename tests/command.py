@@ -1,0 +1,67 @@
+"""Run `samtune ...` inside the test's process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from samtune.adapter import Adapter, AdapterInfo, Base
+from samtune.cli import app
+from samtune.plm import PromptLearningModule
+from samtune.pmm import PointMatchingModule
+from samtune.sam import Sam
+from samtune.selector import OutputSelector
+
+
+def run(*words: object, stdin: bytes | None = None) -> Result:
+    """Run the command; a bug's exception goes on, as it should reach the user with traceback."""
+    return CliRunner().invoke(app, [str(word) for word in words], stdin, catch_exceptions=False)
+
+
+def use_instead_of_weights(sam: Sam, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let --checkpoint be a file that loads as this model, so that commands take no time."""
+    file = folder / "tiny.safetensors"
+    file.write_bytes(b"stands for weights")
+    monkeypatch.setenv("SAMTUNE_CHECKPOINT", str(file))
+    monkeypatch.setattr("samtune.sam.load_sam", lambda path, device="cpu": sam)
+
+
+def one_error(result: Result) -> str:
+    """The message of a command that failed with one line, exit code 1 and no result."""
+    assert result.exit_code == 1, result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, result.output
+    assert "Traceback" not in result.output
+    return errors[0]
+
+
+def files_in(folder: Path) -> set[str]:
+    """All files below a folder, hidden ones too."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def photo(size: tuple[int, int] = (48, 64), seed: int = 0) -> np.ndarray:
+    """(H, W, 3) uint8 noise."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def write_adapter(
+    path: Path, sam: Sam, *, seed: int = 0, pmm: bool = True, refine_helps: bool = False
+) -> Path:
+    """An adapter with random weights, strong enough to change masks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        plm, selector = PromptLearningModule(), OutputSelector()
+        matching = PointMatchingModule() if pmm else None
+    info = AdapterInfo(
+        method="plm",
+        base=Base.of(sam, "tiny"),
+        settings={"epochs": 3},
+        data={"train_images": 1, "train_objects": 2, "val_images": 3, "val_objects": 4},
+        scores={"base_iou": 0.5664, "adapter_iou": 0.789, "refined_iou": 0.8},
+        refine_helps=refine_helps,
+    )
+    Adapter(info, plm, selector, matching).save(path)
+    return path

@@ -1,0 +1,122 @@
+"""The layout of the package, held by a test (design.md's section 5 in code)."""
+
+import ast
+from pathlib import Path
+
+import samtune
+
+PACKAGE = Path(samtune.__file__).parent
+
+READING_ORDER = [
+    "errors",
+    "config",
+    "images",
+    "polygons",
+    "pairs",
+    "masks",
+    "dataset",
+    "prompts",
+    "onnx_weights",
+    "checkpoints",
+    "tiny_vit",
+    "decoder",
+    "sam",
+    "embeddings",
+    "losses",
+    "metrics",
+    "plm",
+    "selector",
+    "pmm",
+    "supervision",
+    "adapter",
+    "predictor",
+    "evaluation",
+    "resume",
+    "training",
+    "overlay",
+    "console",
+    "cli_answers",
+    "cli_fit",
+    "cli_segment",
+    "cli_evaluate",
+    "cli",
+]
+
+
+def tree(name):
+    return ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def modules():
+    return sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))
+
+
+def is_command_line(name):
+    return name.startswith(("cli", "console"))
+
+
+def imports(name):
+    """Full names of all modules that a module imports anywhere, also within functions."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+
+
+def test_reading_order_lists_every_module():
+    assert sorted(READING_ORDER) == modules()
+
+
+def test_modules_import_only_modules_read_before_them():
+    for position, name in enumerate(READING_ORDER):
+        own = {module.split(".")[1] for module in imports(name) if module.startswith("samtune.")}
+        too_early = own - set(READING_ORDER[:position])
+        assert not too_early, f"{name}.py imports {sorted(too_early)}, which come after it"
+
+
+def test_modules_of_the_package_are_imported_in_one_form_only():
+    # `import samtune.x` and relative imports would slip past the reading order above.
+    for name in modules():
+        for node in ast.walk(tree(name)):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{name}.py has a relative import"
+                taken = {alias.name for alias in node.names} if node.module == "samtune" else set()
+                assert taken <= {"__version__"}, f"{name}.py imports {taken} from samtune"
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    assert alias.name.split(".")[0] != "samtune", f"{name}.py: import {alias.name}"
+
+
+def test_only_the_command_line_knows_typer_and_rich():
+    for name in modules():
+        if not is_command_line(name):
+            roots = {module.split(".")[0] for module in imports(name)}
+            assert not roots & {"typer", "rich", "click"}, f"{name}.py imports {roots}"
+
+
+def test_nobody_imports_click():
+    # Typer from 0.26 on brings its own; the package click may be missing or another version.
+    for name in modules():
+        assert not any(module.split(".")[0] == "click" for module in imports(name)), name
+
+
+def test_only_sam_touches_segment_anything():
+    for name in modules():
+        # sam.py loads it by name, so a name in a string counts like an import.
+        strings = {
+            node.value
+            for node in ast.walk(tree(name))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        touched = {*imports(name), *strings}
+        if any(text.split(".")[0] == "segment_anything" for text in touched):
+            assert name == "sam"
+
+
+def test_the_library_prints_nothing():
+    for name in modules():
+        if not is_command_line(name):
+            calls = {ast.unparse(n.func) for n in ast.walk(tree(name)) if isinstance(n, ast.Call)}
+            printing = calls & {"print", "sys.stdout.write", "sys.stderr.write", "warnings.warn"}
+            assert not printing, f"{name}.py calls {printing}"

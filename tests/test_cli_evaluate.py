@@ -1,0 +1,75 @@
+"""`samtune evaluate`: a table of scores, or one JSON object."""
+
+import json
+
+import pytest
+from broken_data import NAMED_BY_FAULT
+from command import files_in, one_error, run, use_instead_of_weights, write_adapter
+from tiny_models import build_tiny_sam
+
+from samtune.adapter import Adapter
+from samtune.dataset import load_dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.evaluation import evaluate
+from samtune.predictor import Predictor
+
+
+@pytest.fixture(autouse=True)
+def small_model(tiny_sam, tmp_path_factory, monkeypatch):
+    use_instead_of_weights(tiny_sam, monkeypatch, tmp_path_factory.mktemp("weights"))
+
+
+def test_json_is_one_object_with_the_library_s_scores(tiny_sam, toy_dataset, tmp_path):
+    file = write_adapter(tmp_path / "a.safetensors", tiny_sam)
+    result = run("evaluate", toy_dataset, "--adapter", file, "--json")
+    told = json.loads(result.stdout)
+    predictors = [Predictor(tiny_sam), Predictor(tiny_sam, Adapter.load(file, tiny_sam))]
+    base, adapted = evaluate(load_dataset(toy_dataset), tiny_sam, predictors, EmbeddingCache())
+    assert told["data"] == str(toy_dataset)
+    assert told["objects"] == 8
+    assert told["base_iou"] == base.iou
+    assert told["base_oracle_iou"] == base.oracle_iou
+    (one,) = told["adapters"]
+    assert one == {
+        "adapter": str(file),
+        "iou": adapted.iou,
+        "oracle_iou": adapted.oracle_iou,
+        "random_iou": adapted.random_iou,
+        "refined_iou": adapted.refined_iou,
+        "boundary_iou": adapted.boundary_iou,
+    }
+    assert one["iou"] != told["base_iou"]  # or one column could be the other
+
+
+def test_the_table_has_a_row_for_plain_sam_and_each_adapter(tiny_sam, toy_dataset, tmp_path):
+    files = [
+        write_adapter(tmp_path / "one.safetensors", tiny_sam, seed=1),
+        write_adapter(tmp_path / "two.safetensors", tiny_sam, seed=2, pmm=False),
+    ]
+    words = [word for file in files for word in ("--adapter", file)]
+    told = json.loads(run("evaluate", toy_dataset, *words, "--json").stdout)
+    header, *rows = run("evaluate", toy_dataset, *words).stdout.splitlines()[:4]
+    assert header.split() == ["8", "objects", "IoU", "oracle", "random", "refined", "boundary"]
+    assert rows[0].split()[:3] == ["plain", "SAM", f"{100 * told['base_iou']:.1f}"]
+    assert rows[1].split()[:2] == [str(files[0]), f"{100 * told['adapters'][0]['iou']:.1f}"]
+    assert rows[2].split()[4] == "–"  # the second one cannot refine
+    assert told["adapters"][1]["refined_iou"] is None
+
+
+def test_the_class_is_the_target(toy_dataset):
+    told = json.loads(run("evaluate", toy_dataset, "--class", "255", "--json").stdout)
+    assert told["objects"] == 8
+    assert "255 (8 images)" in one_error(run("evaluate", toy_dataset, "--class", "3"))
+
+
+@pytest.mark.parametrize("fault", NAMED_BY_FAULT, ids=lambda fault: fault.__name__)
+def test_a_faulty_folder_is_one_line(fault, tmp_path):
+    folder = fault(tmp_path)
+    assert NAMED_BY_FAULT[fault] in one_error(run("evaluate", folder))
+
+
+def test_an_adapter_of_another_base_is_refused_with_nothing_written(toy_dataset, tmp_path):
+    file = write_adapter(tmp_path / "other.safetensors", build_tiny_sam(seed=1))
+    before = files_in(tmp_path)
+    assert "other.safetensors" in one_error(run("evaluate", toy_dataset, "--adapter", file))
+    assert files_in(tmp_path) == before

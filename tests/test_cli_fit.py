@@ -1,0 +1,296 @@
+"""`samtune fit`: from a folder to an adapter."""
+
+import errno
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from broken_data import NAMED_BY_FAULT, disk, healthy, photo, save
+from command import files_in, one_error, run, use_instead_of_weights
+
+import samtune.training
+from samtune.adapter import Adapter, read_info
+
+
+@pytest.fixture(autouse=True)
+def workplace(tiny_sam, tmp_path_factory, monkeypatch):
+    """An empty folder to work in, and a small model."""
+    use_instead_of_weights(tiny_sam, monkeypatch, tmp_path_factory.mktemp("weights"))
+    folder = tmp_path_factory.mktemp("work")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def base_iou(monkeypatch):
+    """Sets plain SAM's score: whether training beats it in seconds is no matter of this file.
+
+    Training tries one start only, which saves half of the time.
+    """
+    fit = samtune.training.fit
+
+    def set_base(value):
+        def fit_and_replace(train, val, sam, cache, config, **others):
+            config = replace(config, first_offsets=config.first_offsets[:1])
+            result = fit(train, val, sam, cache, config, **others)
+            return replace(result, base=replace(result.base, iou=value))
+
+        monkeypatch.setattr(samtune.training, "fit", fit_and_replace)
+
+    return set_base
+
+
+def told(result):
+    """The one JSON object on stdout."""
+    (line,) = result.stdout.splitlines()
+    return json.loads(line)
+
+
+def test_fit_writes_an_adapter_named_after_the_folder(base_iou, toy_dataset, tiny_sam, workplace):
+    base_iou(0.0)
+    result = run("fit", toy_dataset, "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    assert files_in(workplace) == {"toy.safetensors"}  # nothing left to resume from
+    info = Adapter.load(Path("toy.safetensors"), tiny_sam).info
+    assert info.base.checkpoint == "tiny.safetensors"  # the file's name, without its folder
+    assert info.data["train_images"] == 6
+
+
+def test_fit_says_what_it_found_before_it_works(base_iou, toy_dataset):
+    base_iou(0.0)
+    save(toy_dataset / "masks" / "3.png", disk(value=0, size=(96, 128)))
+    lines = run("fit", toy_dataset, "--epochs", 1).stderr.splitlines()
+    assert f"{toy_dataset}: 7 images with 7 objects, 90×120 px to 128×96 px" in lines
+    assert "  left out: 3.png, empty mask" in lines
+    assert "training on 6 images with 6 objects; held out: 1 image with 1 object" in lines
+    assert lines.index("encoding 7/7") > lines.index("  left out: 3.png, empty mask")
+
+
+def test_fit_ends_with_the_scores_the_share_of_parameters_and_what_to_try_next(
+    base_iou, toy_dataset, tiny_sam
+):
+    base_iou(0.0)
+    words = ["fit", toy_dataset, "--epochs", 1]
+    report = run(*words).stdout
+    scores = told(run(*words, "--json"))
+    rows = {line[:16].strip(): line.split() for line in report.splitlines()}
+    assert rows["plain SAM"][2:] == ["0.0", f"{100 * scores['base_oracle_iou']:.1f}"]
+    assert rows["adapter"][1:] == [
+        f"{100 * scores['adapter_iou']:.1f}",
+        f"{100 * scores['adapter_oracle_iou']:.1f}",
+    ]
+    assert rows["adapter, refined"][2] == f"{100 * scores['refined_iou']:.1f}"
+    trained = scores["parameters"]
+    everything = trained + sum(p.numel() for p in tiny_sam.parameters())
+    assert f"trainable: {trained:,} of {everything:,} parameters" in report
+
+    (command,) = [line for line in report.splitlines() if line.startswith("next: ")]
+    program, *words = shlex.split(command.removeprefix("next: "))
+    assert program == "samtune"
+    assert run(*words).exit_code == 0
+
+
+def test_json_is_a_summary_with_scores_as_fractions(base_iou, toy_dataset):
+    base_iou(0.0)
+    result = run("fit", toy_dataset, "-o", "out/a.safetensors", "--epochs", 1, "--json")
+    summary = told(result)
+    assert summary["adapter"] == str(Path("out/a.safetensors"))
+    assert Path("out/a.safetensors").is_file()
+    assert summary["method"] == "plm"
+    counts = ("train_images", "val_images", "val_objects")
+    assert [summary[name] for name in counts] == [6, 2, 2]
+    for name in ("base_oracle_iou", "adapter_iou", "adapter_oracle_iou", "refined_iou"):
+        assert 0 < summary[name] < 1
+    assert summary["base_iou"] == 0.0
+    assert summary["objects_per_second"] > 0
+    seconds = summary["seconds"]
+    assert seconds["encode"] + seconds["train"] <= seconds["total"]
+    scores = read_info(Path("out/a.safetensors")).scores
+    assert summary["adapter_iou"] == scores["adapter_iou"]
+
+
+def test_without_pmm_there_is_no_refined_score(base_iou, toy_dataset):
+    base_iou(0.0)
+    result = run("fit", toy_dataset, "--epochs", 1, "--no-pmm", "--json")
+    assert told(result)["refined_iou"] is None
+    assert Adapter.load(Path("toy.safetensors")).pmm is None
+
+
+def test_an_adapter_that_is_not_better_is_not_written_as_if_it_were(
+    base_iou, toy_dataset, workplace
+):
+    base_iou(0.99)
+    (workplace / "toy.safetensors").write_bytes(b"a good one of yesterday")
+    result = run("fit", toy_dataset, "--epochs", 1, "--json")
+    message = one_error(result)
+    summary = told(result)
+    assert summary["adapter"] == "toy.rejected.safetensors"
+    assert summary["better"] is False
+    assert f"IoU {100 * summary['adapter_iou']:.1f}, plain SAM 99.0" in message
+    assert "--force" in message
+    assert (workplace / "toy.safetensors").read_bytes() == b"a good one of yesterday"
+    assert read_info(workplace / "toy.rejected.safetensors").method == "plm"
+
+
+def test_force_keeps_an_adapter_that_is_not_better(base_iou, toy_dataset, workplace):
+    base_iou(0.99)
+    result = run("fit", toy_dataset, "--epochs", 1, "--force")
+    assert result.exit_code == 0
+    assert "not better than plain SAM" in result.stderr
+    assert files_in(workplace) == {"toy.safetensors"}
+
+
+def test_an_interrupted_fit_goes_on_with_resume_and_ends_as_if_it_had_not_been(
+    base_iou, toy_dataset, workplace, monkeypatch
+):
+    base_iou(0.0)
+    words = ["fit", toy_dataset, "--epochs", 4]
+    assert run(*words, "-o", "whole.safetensors").exit_code == 0
+
+    with monkeypatch.context() as patch:
+        fit = samtune.training.fit
+
+        def interrupted(*args, on_progress, **others):
+            def press_control_c(progress):
+                on_progress(progress)
+                if progress.phase == "train" and progress.done >= progress.total / 2:
+                    raise KeyboardInterrupt
+
+            return fit(*args, on_progress=press_control_c, **others)
+
+        patch.setattr(samtune.training, "fit", interrupted)
+        result = run(*words, "-o", "parts.safetensors")
+    assert result.exit_code == 130
+    assert "--resume goes on" in result.stderr.splitlines()[-1]
+    assert files_in(workplace) == {"whole.safetensors", "parts.safetensors.resume"}
+
+    resumed = run(*words, "-o", "parts.safetensors", "--resume")
+    assert "going on from parts.safetensors.resume" in resumed.stderr
+    assert files_in(workplace) == {"whole.safetensors", "parts.safetensors"}
+    whole = (workplace / "whole.safetensors").read_bytes()
+    assert (workplace / "parts.safetensors").read_bytes() == whole
+
+
+def test_interrupted_before_there_is_anything_to_go_on_from(toy_dataset, monkeypatch):
+    def interrupted(*args, **others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(samtune.training, "fit", interrupted)
+    result = run("fit", toy_dataset)
+    assert result.exit_code == 130
+    assert "nothing to save yet" in result.stderr
+
+
+def test_a_folder_to_validate_on_is_held_out_and_everything_else_trained_on(
+    base_iou, toy_dataset, tmp_path
+):
+    base_iou(0.0)
+    val = healthy(tmp_path / "val", count=3)
+    summary = told(run("fit", toy_dataset, "--val", val, "--epochs", 1, "--json"))
+    assert (summary["train_images"], summary["val_images"]) == (8, 3)
+
+
+def test_copies_of_held_out_images_are_left_out_of_training(base_iou, toy_dataset, tmp_path):
+    base_iou(0.0)
+    val = healthy(tmp_path / "val", count=2)
+    for part, name in (("images", "5.png"), ("masks", "5.png")):
+        copy = (toy_dataset / part / name).read_bytes()
+        (val / part / f"copy{name}").write_bytes(copy)
+    result = run("fit", toy_dataset, "--val", val, "--epochs", 1, "--json")
+    assert (told(result)["train_images"], told(result)["val_images"]) == (7, 3)
+    assert "left out of training: 1 image (first: 5.png)" in result.stderr
+
+
+def test_validating_on_the_training_images_is_refused(toy_dataset, workplace):
+    message = one_error(run("fit", toy_dataset, "--val", toy_dataset))
+    assert "nothing is left to train on" in message
+    assert not files_in(workplace)
+
+
+def test_held_out_masks_mean_what_the_training_masks_mean(base_iou, toy_dataset, tmp_path):
+    # Training masks are 0 and 255: one object an image. The held-out masks, read alone, would
+    # be instance labels, two an image, and scores would compare other things.
+    base_iou(0.0)
+    val = tmp_path / "val"
+    for number in range(3):
+        labels = np.maximum(disk(1), disk(2)[:, ::-1])
+        save(val / "images" / f"{number}.png", photo(number))
+        save(val / "masks" / f"{number}.png", labels)
+    result = run("fit", toy_dataset, "--val", val, "--epochs", 1, "--json")
+    assert told(result)["val_objects"] == 3
+
+
+def test_quiet_says_nothing(base_iou, toy_dataset):
+    base_iou(0.0)
+    assert run("fit", toy_dataset, "--epochs", 1, "--quiet").stderr == ""
+
+
+@pytest.mark.parametrize("fault", NAMED_BY_FAULT, ids=lambda fault: fault.__name__)
+def test_a_faulty_folder_is_one_line_and_leaves_no_file(fault, tmp_path, workplace, samtune_home):
+    folder = fault(tmp_path)
+    before = files_in(tmp_path)
+    result = run("fit", folder)
+    assert NAMED_BY_FAULT[fault] in one_error(result)
+    assert result.stdout == ""
+    assert files_in(tmp_path) == before
+    assert not files_in(workplace)
+    assert not files_in(samtune_home)
+
+
+def test_a_class_that_never_occurs_gets_those_that_do(toy_dataset):
+    assert "255 (8 images)" in one_error(run("fit", toy_dataset, "--class", "7"))
+
+
+def test_one_image_alone_is_not_enough(tmp_path):
+    message = one_error(run("fit", healthy(tmp_path / "one", count=1)))
+    assert "held out" in message
+
+
+def test_an_output_that_cannot_be_written_is_found_before_any_work(
+    toy_dataset, workplace, monkeypatch
+):
+    monkeypatch.setattr("samtune.sam.load_sam", lambda *a: pytest.fail("loaded"))
+    file = save(workplace / "file.png", disk())
+    message = one_error(run("fit", toy_dataset, "-o", file / "a.safetensors"))
+    assert f"{file} is not a folder" in message
+    assert "is a folder" in one_error(run("fit", toy_dataset, "-o", toy_dataset))
+    assert "is a folder" in one_error(run("fit", toy_dataset, "-o", "."))
+    assert files_in(workplace) == {"file.png"}
+
+
+def test_a_full_disk_while_caching_is_one_line_and_leaves_no_file(
+    toy_dataset, workplace, samtune_home, monkeypatch
+):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "disk is full" in one_error(run("fit", toy_dataset))
+    assert not files_in(samtune_home)
+    assert not files_in(workplace)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "data"),
+        (["toy", "--val", "a", "--val-fraction", "0.5"], "--val-fraction"),
+        (["toy", "--val-fraction", "1"], "--val-fraction"),
+        (["toy", "--epochs", "0"], "--epochs"),
+        (["toy", "--max-minutes", "0"], "--max-minutes"),
+        (["toy", "--max-minutes", "nan"], "--max-minutes"),
+        (["toy", "--seed", "-1"], "--seed"),
+        (["toy", "--method", "magic"], "--method"),
+        (["toy", "--objects", "all"], "--objects"),
+        (["toy", "--class", "0"], "--class"),
+        (["toy", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_options_are_wrong_usage(words, named):
+    result = run("fit", *words)
+    assert result.exit_code == 2
+    assert named in result.stderr.lower()
+    assert result.stdout == ""

@@ -1,0 +1,59 @@
+"""The commands one after another on the real MobileSAM, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import samtune
+from samtune.prompts import center_point
+
+pytestmark = pytest.mark.slow
+
+
+def samtune_command(*words, folder, stdin=None):
+    """Run `samtune` as a user's shell does."""
+    result = subprocess.run(
+        [sys.executable, "-m", "samtune", *map(str, words)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(samtune.__file__).parents[1])},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_fit_evaluate_and_segment_on_the_real_weights(mobile_sam_path, toy_dataset, tmp_path):
+    image, mask = toy_dataset / "images" / "0.png", toy_dataset / "masks" / "0.png"
+    target = np.asarray(Image.open(mask)) > 0
+    x, y = center_point(target).points[0]
+    click = ["--point", f"{x:g},{y:g}"]
+
+    def iou(path):
+        found = np.asarray(Image.open(tmp_path / path)) > 0
+        return (found & target).sum() / (found | target).sum()
+
+    # A bright shape on dark noise is something that SAM knows without any training.
+    samtune_command("segment", image, *click, "-o", "plain", folder=tmp_path)
+    assert iou("plain/0.mask.png") > 0.8
+
+    words = ["fit", toy_dataset, "-o", "toy.safetensors", "--epochs", 4, "--force", "--json"]
+    summary = json.loads(samtune_command(*words, folder=tmp_path).stdout)
+    assert 0.5 < summary["base_iou"] <= 1
+    words = ["evaluate", toy_dataset, "--adapter", "toy.safetensors", "--json"]
+    scores = json.loads(samtune_command(*words, folder=tmp_path).stdout)
+    assert scores["objects"] == 8
+
+    asked = json.dumps({"image": str(image), "points": [[float(x), float(y)]]})
+    words = ["segment", "--prompts", "-", "--adapter", "toy.safetensors"]
+    answer = json.loads(samtune_command(*words, folder=tmp_path, stdin=asked).stdout)
+    assert answer["adapter"] == "toy.safetensors"
+    assert (np.asarray(Image.open(tmp_path / answer["mask"])) > 0).sum() == answer["area"]

@@ -1,0 +1,208 @@
+"""The frozen decoder's shortcuts give segment-anything's own numbers."""
+
+import pytest
+import torch
+from upstream import difference, modeling, sharpen
+
+from samtune.decoder import CellAttention, FrozenDecoder
+
+HEIGHT, WIDTH, CHANNELS = 6, 9, 256  # cells; not square, so that exchanged axes show
+
+
+@pytest.fixture(scope="module")
+def upstream_decoder():
+    """segment-anything's MaskDecoder as SAM has it, with random weights."""
+    transformer = modeling().TwoWayTransformer(
+        depth=2, embedding_dim=CHANNELS, mlp_dim=2048, num_heads=8
+    )
+    decoder = modeling().MaskDecoder(transformer_dim=CHANNELS, transformer=transformer)
+    return sharpen(decoder).requires_grad_(False)
+
+
+@pytest.fixture
+def draw():
+    """Random tensors, all different, the same in every run."""
+    generator = torch.Generator().manual_seed(1)
+    return lambda *shape: torch.randn(*shape, generator=generator)
+
+
+def predict_masks(decoder, image_embedding, image_pe, sparse, dense):
+    """Upstream's forward on one image: logits, IoU, and the image features it keeps to itself."""
+    features = []
+    handle = decoder.transformer.register_forward_hook(
+        lambda module, given, result: features.append(result[1])
+    )
+    logits, iou_predictions = decoder.predict_masks(image_embedding, image_pe, sparse, dense)
+    handle.remove()
+    return logits, iou_predictions, features[0]
+
+
+def assert_same(decoded, expected):
+    logits, iou_predictions, features = expected
+    assert difference(decoded.low_res_logits, logits) <= 1e-4
+    assert difference(decoded.iou_predictions, iou_predictions) <= 1e-4
+    assert difference(decoded.image_features, features) <= 1e-4
+
+
+@pytest.mark.parametrize(("prompts", "tokens"), [(1, 1), (1, 2), (5, 3)])
+def test_prompts_on_one_image_are_decoded_as_upstream(upstream_decoder, draw, prompts, tokens):
+    image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    sparse, no_mask = draw(prompts, tokens, CHANNELS), draw(1, CHANNELS, 1, 1)
+    decoded = FrozenDecoder(upstream_decoder)(image, pe, sparse, no_mask)
+    assert decoded.low_res_logits.shape == (prompts, 4, 4 * HEIGHT, 4 * WIDTH)
+    dense = no_mask.expand(prompts, -1, HEIGHT, WIDTH)
+    assert_same(decoded, predict_masks(upstream_decoder, image, pe, sparse, dense))
+
+
+def test_prompts_on_several_images_are_decoded_as_image_by_image(upstream_decoder, draw):
+    # Two prompts an image: upstream, given several images, would pair each with every prompt.
+    images, pe = draw(3, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    sparse, no_mask = draw(6, 2, CHANNELS), draw(1, CHANNELS, 1, 1)
+    decoded = FrozenDecoder(upstream_decoder)(images, pe, sparse, no_mask)
+    dense = no_mask.expand(2, -1, HEIGHT, WIDTH)
+    alone = [
+        predict_masks(upstream_decoder, images[i : i + 1], pe, sparse[2 * i : 2 * i + 2], dense)
+        for i in range(3)
+    ]
+    assert_same(decoded, [torch.cat(parts) for parts in zip(*alone, strict=True)])
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_mask_prompt_for_each_prompt_is_decoded_as_upstream(upstream_decoder, draw, images):
+    each = 4 // images
+    embeddings, pe = draw(images, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    sparse, dense = draw(4, 2, CHANNELS), draw(4, CHANNELS, HEIGHT, WIDTH)
+    decoded = FrozenDecoder(upstream_decoder)(embeddings, pe, sparse, dense)
+    alone = [
+        predict_masks(
+            upstream_decoder,
+            embeddings[i : i + 1],
+            pe,
+            sparse[i * each : (i + 1) * each],
+            dense[i * each : (i + 1) * each],
+        )
+        for i in range(images)
+    ]
+    assert_same(decoded, [torch.cat(parts) for parts in zip(*alone, strict=True)])
+
+
+def test_a_mask_prompt_for_each_image_serves_all_its_prompts(upstream_decoder, draw):
+    images, pe = draw(2, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    sparse, dense = draw(4, 1, CHANNELS), draw(2, CHANNELS, HEIGHT, WIDTH)
+    decoder = FrozenDecoder(upstream_decoder)
+    repeated = decoder(images, pe, sparse, dense.repeat_interleave(2, dim=0))
+    assert_same(
+        decoder(images, pe, sparse, dense),
+        (repeated.low_res_logits, repeated.iou_predictions, repeated.image_features),
+    )
+
+
+@pytest.mark.parametrize(
+    "outputs", [slice(0, 1), slice(1, None), slice(2, 3), slice(None, None, 3)]
+)
+def test_only_the_asked_for_outputs_are_returned_in_their_order(upstream_decoder, draw, outputs):
+    image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    sparse, dense = draw(2, 2, CHANNELS), draw(2, CHANNELS, HEIGHT, WIDTH)
+    decoded = FrozenDecoder(upstream_decoder)(image, pe, sparse, dense, outputs)
+    logits, iou_predictions, features = predict_masks(upstream_decoder, image, pe, sparse, dense)
+    assert_same(decoded, (logits[:, outputs], iou_predictions[:, outputs], features))
+
+
+def test_gradients_reach_the_prompt_tokens_as_upstream(upstream_decoder, draw):
+    image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    no_mask, sparse = draw(1, CHANNELS, 1, 1), draw(3, 2, CHANNELS).requires_grad_()
+    # Any function of all three results: each of them carries gradients in a training step.
+    weights = draw(3, 4, 4 * HEIGHT, 4 * WIDTH), draw(3, 4), draw(3, HEIGHT * WIDTH, CHANNELS)
+
+    def gradient(results):
+        total = sum((one * weight).mean() for one, weight in zip(results, weights, strict=True))
+        return torch.autograd.grad(total, sparse)[0]
+
+    decoded = FrozenDecoder(upstream_decoder)(image, pe, sparse, no_mask)
+    found = gradient((decoded.low_res_logits, decoded.iou_predictions, decoded.image_features))
+    dense = no_mask.expand(3, -1, HEIGHT, WIDTH)
+    expected = gradient(predict_masks(upstream_decoder, image, pe, sparse, dense))
+    assert expected.abs().max() > 0
+    assert difference(found, expected) <= 1e-3
+
+
+def test_some_cells_decode_to_their_own_blocks_of_the_whole(upstream_decoder, draw):
+    image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    sparse, no_mask = draw(2, 1, CHANNELS), draw(1, CHANNELS, 1, 1)
+    decoder = FrozenDecoder(upstream_decoder)
+    whole = decoder(image, pe, sparse, no_mask).low_res_logits
+    tokens, cells = decoder.attend(image, pe, sparse, no_mask)
+    chosen = torch.tensor([17, 0, HEIGHT * WIDTH - 1, 17])  # corners, any order, one twice
+    blocks = decoder.mask_blocks(tokens, cells[:, chosen], slice(1, 3))
+    assert blocks.shape == (2, 2, 4, 16)
+    for place, cell in enumerate(chosen.tolist()):
+        top, left = 4 * (cell // WIDTH), 4 * (cell % WIDTH)
+        for inside in range(16):
+            coarse_row, coarse_column, row, column = (inside >> bit & 1 for bit in (3, 2, 1, 0))
+            torch.testing.assert_close(
+                blocks[:, :, place, inside],
+                whole[:, 1:3, top + 2 * coarse_row + row, left + 2 * coarse_column + column],
+                rtol=1e-4,
+                atol=1e-4,
+            )
+
+
+def test_predicted_iou_can_be_had_without_decoding_a_mask(upstream_decoder, draw):
+    image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    sparse, no_mask = draw(2, 1, CHANNELS), draw(1, CHANNELS, 1, 1)
+    decoder = FrozenDecoder(upstream_decoder)
+    tokens, _ = decoder.attend(image, pe, sparse, no_mask)
+    whole = decoder(image, pe, sparse, no_mask).iou_predictions
+    assert torch.equal(decoder.predict_iou(tokens, slice(1, None)), whole[:, 1:])
+
+
+# ------------------------------------------------------------------- attention to many cells
+
+
+@pytest.fixture
+def attention():
+    """Upstream's plain attention, halving the channels inside as the decoder's does."""
+    return sharpen(modeling().transformer.Attention(24, 3, downsample_rate=2))
+
+
+def over_cells(attention):
+    return CellAttention(
+        attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, 3
+    )
+
+
+def assert_same_with_gradients(found, expected, inputs, attention):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    wanted = [*inputs, *attention.parameters()]
+    pull = torch.linspace(-1, 1, found.numel()).view(found.shape)
+    for mine, theirs in zip(
+        # Softmax drops the keys' bias, so that it may be left out: its gradient is 0.
+        torch.autograd.grad((found * pull).sum(), wanted, materialize_grads=True),
+        torch.autograd.grad((expected * pull).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("images", "each"), [(1, 1), (1, 4), (3, 2)])
+def test_tokens_gather_from_cells_as_in_plain_attention(attention, draw, images, each):
+    tokens = draw(images * each, 5, 24).requires_grad_()
+    cells, cells_pe = (draw(images, 11, 24).requires_grad_() for _ in range(2))
+    expected = attention(
+        q=tokens,
+        k=cells_pe.repeat_interleave(each, dim=0),
+        v=cells.repeat_interleave(each, dim=0),
+    )
+    found = over_cells(attention).tokens_to_cells(tokens, cells, cells_pe)
+    assert_same_with_gradients(found, expected, [tokens, cells, cells_pe], attention)
+
+
+@pytest.mark.parametrize(("images", "each"), [(1, 1), (1, 4), (3, 2)])
+def test_cells_gather_from_tokens_as_in_plain_attention(attention, draw, images, each):
+    keys, values = (draw(images * each, 5, 24).requires_grad_() for _ in range(2))
+    cells, cells_pe = (draw(images, 11, 24).requires_grad_() for _ in range(2))
+    expected = cells.repeat_interleave(each, dim=0) + attention(
+        q=cells_pe.repeat_interleave(each, dim=0), k=keys, v=values
+    )
+    found = over_cells(attention).cells_to_tokens(cells, cells_pe, keys, values)
+    assert_same_with_gradients(found, expected, [keys, values, cells, cells_pe], attention)

@@ -1,0 +1,60 @@
+"""IoU and Boundary IoU, against counting by hand and by brute force."""
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+from samtune.metrics import boundary_iou, iou
+
+
+def rectangle(size, top, left, bottom, right):
+    mask = np.zeros(size, dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_iou_counts_pixels():
+    one = rectangle((10, 12), 0, 0, 4, 5)  # 20 pixels
+    other = rectangle((10, 12), 2, 1, 6, 5)  # 16 pixels, 8 of them shared
+    assert iou(one, other) == iou(other, one) == 8 / 28
+
+
+def test_iou_of_the_same_of_apart_and_of_empty_masks():
+    one, other = rectangle((6, 8), 0, 0, 3, 3), rectangle((6, 8), 3, 3, 6, 8)
+    empty = np.zeros((6, 8), dtype=bool)
+    assert iou(one, one) == 1
+    assert iou(one, other) == 0
+    assert iou(empty, one) == iou(one, empty) == 0
+    assert iou(empty, empty) == 1  # nothing was there and nothing was found
+
+
+@pytest.mark.parametrize("score", [iou, boundary_iou])
+def test_masks_of_two_sizes_have_no_score(score):
+    with pytest.raises(ValueError, match=r"\(6, 8\).*\(8, 6\)"):
+        score(np.ones((6, 8), dtype=bool), np.ones((8, 6), dtype=bool))
+
+
+def boundary_band(mask, width):
+    """Pixels of the mask with a pixel outside of it, or of the image, within `width`."""
+    padded = np.pad(mask, width)
+    side = 2 * width + 1
+    return mask & ~sliding_window_view(padded, (side, side)).all(axis=(2, 3))
+
+
+@pytest.mark.parametrize(("size", "width"), [((60, 80), 2), ((120, 160), 4), ((9, 12), 1)])
+def test_boundary_iou_is_the_iou_of_bands_of_2_percent_of_the_diagonal(size, width):
+    rng = np.random.default_rng(0)
+    coarse = rng.random((3, 4)) > 0.4  # blocks that touch the image's border
+    one = np.kron(coarse, np.ones((size[0] // 3, size[1] // 4))).astype(bool)
+    other = np.roll(one, 1, axis=1)
+    bands = boundary_band(one, width), boundary_band(other, width)
+    expected = (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()
+    assert 0 < expected < 1
+    assert boundary_iou(one, other) == expected
+
+
+def test_a_wrong_outline_of_a_large_object_costs_more_in_boundary_iou():
+    target, loose = rectangle((200, 200), 20, 20, 180, 180), rectangle((200, 200), 15, 15, 185, 185)
+    assert iou(loose, target) > 0.85
+    assert boundary_iou(loose, target) < 0.2
+    assert boundary_iou(target, target) == 1

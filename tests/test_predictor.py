@@ -1,0 +1,276 @@
+"""Which mask a prompt gets: from plain SAM, from an adapter, and after refinement."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_models import build_adapter, build_tiny_sam
+from upstream import difference
+
+from samtune.adapter import Adapter
+from samtune.errors import PromptError
+from samtune.metrics import iou
+from samtune.pmm import MAX_OFFSET
+from samtune.predictor import AT_ONCE, Predictor
+from samtune.prompts import Prompt
+from samtune.sam import Embedding
+
+SIZE = (50, 77)  # (H, W) of the image
+POINT = Prompt.of(points=[(20, 30)])
+POINTS = Prompt.of(points=[(20, 30)], negative_points=[(60, 10)])
+BOX = Prompt.of(box=(5, 10, 50, 45))
+
+
+@pytest.fixture(scope="module")
+def embedding(tiny_sam):
+    return tiny_sam.encode_image(
+        np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    )
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_sam):
+    return build_adapter(tiny_sam)
+
+
+def decode(sam, embedding, prompt, adapter=None):
+    """All four masks of one prompt at the image's size, and what the decoder says of them."""
+    tokens = sam.encode_prompts([prompt], embedding.original_size)
+    if adapter is not None:
+        tokens = adapter.plm(tokens, embedding.features[None], sam.image_pe)
+    decoded = sam.decode(embedding.features[None], tokens)
+    logits = sam.upscale_logits(decoded.low_res_logits, embedding.input_size, SIZE)
+    return (logits[0] > 0).numpy(), decoded
+
+
+def with_best_output(sam, output):
+    """A copy of tiny_sam whose IoU head prefers one of the four masks."""
+    changed = build_tiny_sam()
+    changed.load_state_dict(sam.state_dict())
+    changed.decoder.layers.iou_prediction_head.layers[2].bias.data[:] = 0.0
+    changed.decoder.layers.iou_prediction_head.layers[2].bias.data[output] += 0.5
+    return changed
+
+
+# --------------------------------------------------------------------------- plain SAM
+
+
+@pytest.mark.parametrize(("preferred", "expected"), [(0, None), (1, 1), (2, 2), (3, 3)])
+def test_one_point_alone_gets_the_best_of_three_by_predicted_iou(
+    tiny_sam, embedding, preferred, expected
+):
+    # Mask 0 is for prompts that are not ambiguous: not even the best estimate makes it count.
+    sam = with_best_output(tiny_sam, preferred)
+    masks, decoded = decode(sam, embedding, POINT)
+    scores = decoded.iou_predictions[0].numpy()
+    expected = expected or 1 + int(scores[1:].argmax())
+    (prediction,) = Predictor(sam).predict(embedding, [POINT])
+    assert np.array_equal(prediction.mask, masks[expected])
+    assert prediction.score == pytest.approx(float(scores[expected].clip(0, 1)), abs=1e-5)
+    assert (
+        difference(torch.from_numpy(prediction.low_res_logits), decoded.low_res_logits[0, expected])
+        < 1e-5
+    )
+
+
+@pytest.mark.parametrize("prompt", [POINTS, BOX, Prompt.of(points=[(20, 30)], box=(5, 10, 50, 45))])
+def test_other_prompts_get_the_single_mask(tiny_sam, embedding, prompt):
+    sam = with_best_output(tiny_sam, 2)
+    masks, _ = decode(sam, embedding, prompt)
+    (prediction,) = Predictor(sam).predict(embedding, [prompt])
+    assert np.array_equal(prediction.mask, masks[0])
+
+
+def test_alternatives_are_the_three_masks_with_their_scores(tiny_sam, embedding):
+    masks, decoded = decode(tiny_sam, embedding, POINT)
+    (prediction,) = Predictor(tiny_sam).predict(embedding, [POINT])
+    assert np.array_equal(prediction.alternatives, masks[1:])
+    expected = decoded.iou_predictions[0, 1:].clip(0, 1).numpy()
+    np.testing.assert_allclose(prediction.alternative_scores, expected, atol=1e-5)
+
+
+def test_masks_have_the_images_own_size_and_scores_are_fractions(tiny_sam, embedding):
+    (prediction,) = Predictor(tiny_sam).predict(embedding, [POINT])
+    assert prediction.mask.shape == SIZE
+    assert prediction.mask.dtype == bool
+    assert prediction.alternatives.shape == (3, *SIZE)
+    assert prediction.low_res_logits.shape == (32, 32)
+    assert 0 <= prediction.score <= 1
+    assert prediction.refined is None
+
+
+def test_the_cached_embedding_in_half_precision_is_accepted(tiny_sam, embedding):
+    half = Embedding(embedding.features.half(), embedding.original_size, embedding.input_size)
+    (prediction,) = Predictor(tiny_sam).predict(half, [POINT])
+    (exact,) = Predictor(tiny_sam).predict(embedding, [POINT])
+    assert iou(prediction.mask, exact.mask) > 0.98
+
+
+# --------------------------------------------------------------------------- several prompts
+
+
+def test_mixed_prompts_are_answered_in_their_order(tiny_sam, embedding):
+    # More points than decode at once, and in between prompts of other forms.
+    rng = np.random.default_rng(0)
+    points = [Prompt.of(points=[tuple(rng.uniform(0, 48, 2))]) for _ in range(AT_ONCE + 3)]
+    prompts = [BOX, *points[:5], POINTS, *points[5:], Prompt.of(box=(0, 0, 76, 20)), POINTS]
+    together = Predictor(tiny_sam).predict(embedding, prompts)
+    assert len(together) == len(prompts)
+    for prompt, prediction in zip(prompts, together, strict=True):
+        (alone,) = Predictor(tiny_sam).predict(embedding, [prompt])
+        np.testing.assert_allclose(
+            prediction.low_res_logits, alone.low_res_logits, rtol=1e-3, atol=1e-5
+        )
+    distinct = {prediction.low_res_logits.round(3).tobytes() for prediction in together}
+    assert len(distinct) == len(prompts) - 1  # POINTS came twice
+
+
+def test_no_prompts_have_no_answers(tiny_sam, embedding):
+    assert Predictor(tiny_sam).predict(embedding, []) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        (Prompt.of(points=[(20, 30), (77, 30)]), "the point 77,30"),
+        (Prompt.of(points=[(20, 30)], negative_points=[(30, 60)]), "the point 30,60"),
+        (Prompt.of(box=(5, 10, 90, 45)), "the box 5,10,90,45"),
+    ],
+)
+def test_prompt_outside_of_the_image_is_refused_before_any_work(tiny_sam, embedding, prompt, named):
+    with pytest.raises(PromptError, match=f"{named}.*77 px wide and 50 px high"):
+        Predictor(tiny_sam).predict(embedding, [POINT, prompt])
+
+
+# --------------------------------------------------------------------------- with an adapter
+
+
+@pytest.mark.parametrize("preferred", [0, 1, 2, 3])
+@pytest.mark.parametrize("prompt", [POINT, POINTS, BOX], ids=["point", "points", "box"])
+def test_an_adapter_returns_the_mask_that_its_selector_chooses(
+    tiny_sam, embedding, prompt, preferred
+):
+    # Any of the four, for any prompt: which one is right was learned, not SAM's rule.
+    adapter = build_adapter(tiny_sam)
+    for parameter in adapter.selector.parameters():
+        parameter.zero_()
+    adapter.selector.from_iou_token.bias[preferred] = 5.0
+    masks, decoded = decode(tiny_sam, embedding, prompt, adapter)
+    (prediction,) = Predictor(tiny_sam, adapter).predict(embedding, [prompt])
+    assert np.array_equal(prediction.mask, masks[preferred])
+    (plain,) = Predictor(tiny_sam).predict(embedding, [prompt])
+    expected = decoded.low_res_logits[0, preferred].numpy()
+    np.testing.assert_allclose(prediction.low_res_logits, expected, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(plain.low_res_logits, prediction.low_res_logits, atol=1e-2)
+
+
+def test_an_adapter_that_changes_no_token_and_no_estimate_is_sam_itself(tiny_sam, embedding):
+    adapter = build_adapter(tiny_sam)
+    for parameter in (*adapter.plm.final_norm.parameters(), *adapter.selector.parameters()):
+        parameter.zero_()
+    (prediction,) = Predictor(tiny_sam, adapter).predict(embedding, [POINT])
+    masks, decoded = decode(tiny_sam, embedding, POINT)
+    assert np.array_equal(prediction.mask, masks[int(decoded.iou_predictions[0].argmax())])
+
+
+def test_an_adapter_answers_the_same_after_saving_and_loading(
+    tiny_sam, embedding, adapter, tmp_path
+):
+    adapter.save(tmp_path / "a.safetensors")
+    loaded = Adapter.load(tmp_path / "a.safetensors", tiny_sam)
+    prompts = [POINT, BOX]
+    before = Predictor(tiny_sam, adapter).predict(embedding, prompts, refine=True)
+    after = Predictor(tiny_sam, loaded).predict(embedding, prompts, refine=True)
+    for one, other in zip(before, after, strict=True):
+        assert np.array_equal(one.low_res_logits, other.low_res_logits)
+        assert np.array_equal(one.mask, other.mask)
+        assert np.array_equal(one.refined, other.refined)
+
+
+# --------------------------------------------------------------------------- refinement
+
+
+def blob():
+    """A mask with a hole, at the right of the image; and a speck."""
+    mask = np.zeros(SIZE, np.uint8)
+    cv2.circle(mask, (50, 25), 20, 1, -1)
+    cv2.circle(mask, (50, 25), 8, 0, -1)
+    mask[3, 3] = 1
+    return mask.astype(bool)
+
+
+def image_features(tiny_sam, embedding):
+    return decode(tiny_sam, embedding, POINT)[1].image_features[0]
+
+
+def test_refining_with_a_module_that_moves_nothing_keeps_the_mask(tiny_sam, embedding):
+    adapter = build_adapter(tiny_sam)
+    for parameter in adapter.pmm.head[-1].parameters():
+        parameter.zero_()
+    predictor = Predictor(tiny_sam, adapter)
+    refined = predictor.refine(embedding, image_features(tiny_sam, embedding), blob())
+    # The contours are resampled to 64 points: corners of the pixel staircase may be cut.
+    assert iou(refined, blob()) > 0.97
+    assert refined[3, 3]
+    assert not refined[25, 50]
+
+
+def shifted(adapter, dx, dy):
+    """Make every offset the same, in units of the object's half size."""
+    last = adapter.pmm.head[-1]
+    last.weight.zero_()
+    last.bias.copy_(torch.atanh(torch.tensor([dx, dy]) / MAX_OFFSET))
+    return adapter
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0.25, 0.0), (0.0, -0.25)])
+def test_points_move_in_the_images_own_directions_and_units(tiny_sam, embedding, dx, dy):
+    predictor = Predictor(tiny_sam, shifted(build_adapter(tiny_sam), dx, dy))
+    mask = np.zeros(SIZE, np.uint8)
+    cv2.circle(mask, (40, 25), 16, 1, -1)
+    refined = predictor.refine(embedding, image_features(tiny_sam, embedding), mask.astype(bool))
+    before, after = (np.argwhere(one).mean(axis=0)[::-1] for one in (mask, refined))
+    np.testing.assert_allclose(after - before, [dx * 16, dy * 16], atol=0.3)
+    assert refined.sum() == pytest.approx(mask.sum(), rel=0.03)
+
+
+@pytest.mark.parametrize("dx", [0.25, -0.25])
+def test_an_object_at_the_images_border_is_refined_too(tiny_sam, embedding, dx):
+    # Many points of its contour lie, or are moved, on one line or beyond the border.
+    predictor = Predictor(tiny_sam, shifted(build_adapter(tiny_sam), dx, 0.0))
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[10:40, :20] = True
+    refined = predictor.refine(embedding, image_features(tiny_sam, embedding), mask)
+    assert not refined[:, 26:].any()
+    assert refined[25].sum() == pytest.approx(20 if dx > 0 else 17, abs=1.5)
+    assert refined[25, 22] == (dx > 0)
+
+
+def test_objects_too_small_to_see_and_crossing_contours_stay_as_they_were(tiny_sam, embedding):
+    # Random offsets of up to half the object's size tangle the contour.
+    adapter = build_adapter(tiny_sam)
+    adapter.pmm.head[-1].weight.mul_(30)
+    predictor = Predictor(tiny_sam, adapter)
+    features = image_features(tiny_sam, embedding)
+    assert np.array_equal(predictor.refine(embedding, features, blob()), blob())
+
+
+def test_refined_masks_stay_within_the_image(tiny_sam, embedding, adapter):
+    everything = np.ones(SIZE, dtype=bool)
+    features = image_features(tiny_sam, embedding)
+    refined = Predictor(tiny_sam, adapter).refine(embedding, features, everything)
+    assert refined.shape == SIZE
+
+
+def test_an_empty_mask_is_refined_to_an_empty_mask(tiny_sam, embedding, adapter):
+    features = image_features(tiny_sam, embedding)
+    empty = np.zeros(SIZE, dtype=bool)
+    assert not Predictor(tiny_sam, adapter).refine(embedding, features, empty).any()
+
+
+def test_refining_is_refused_where_there_is_nothing_to_refine_with(tiny_sam, embedding, adapter):
+    for one in (None, replace(adapter, pmm=None)):
+        with pytest.raises(ValueError, match="Point Matching Module"):
+            Predictor(tiny_sam, one).predict(embedding, [POINT], refine=True)
