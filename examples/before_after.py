@@ -51,7 +51,7 @@ def main() -> None:
     rows = [
         np.hstack(
             [
-                labelled(draw_overlay(image, mask, prompt), f"{name}  IoU {100 * score:.0f}")
+                labelled(draw_overlay(image, [mask], [prompt]), f"{name}  IoU {100 * score:.0f}")
                 for name, mask, score in zip(("SAM", "adapter"), masks, scores, strict=True)
             ]
         )

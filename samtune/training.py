@@ -274,6 +274,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.learned, self.config, first_offset),
             weight_decay=self.config.weight_decay,
+            fused=True,
         )
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0

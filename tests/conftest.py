@@ -63,10 +63,10 @@ def tiny_sam() -> Sam:
     return build_tiny_sam()
 
 
-@pytest.fixture
-def toy_dataset(tmp_path: Path) -> Path:
-    """A folder of eight small photos, each with one bright shape on dark noise, and its masks."""
-    folder = tmp_path / "toy"
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight small photos, each with one bright shape on dark noise, and its masks; to read only."""
+    folder = tmp_path_factory.mktemp("data") / "toy"
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -85,3 +85,9 @@ def toy_dataset(tmp_path: Path) -> Path:
         Image.fromarray(image).save(folder / "images" / f"{number}.png")
         Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def toy_dataset(toy_folder: Path, tmp_path: Path) -> Path:
+    """A copy of `toy_folder` for a test to do with as it likes."""
+    return shutil.copytree(toy_folder, tmp_path / "toy")

@@ -16,10 +16,11 @@ from samtune.evaluation import evaluate
 from samtune.predictor import Predictor
 from samtune.training import fit
 
-QUICK = FitConfig(  # 12 steps, a look at the held-out objects after every third
-    objects=24,
+QUICK = FitConfig(  # 8 steps, a look at the held-out objects after every second
+    objects=16,
     batch_size=2,
     validations=4,
+    patience=4,
     cells=64,  # all of tiny_sam's
     warmup_objects=4,
     learning_rate=1e-3,
@@ -28,29 +29,35 @@ QUICK = FitConfig(  # 12 steps, a look at the held-out objects after every third
 )
 
 
-@pytest.fixture
-def data(toy_dataset):
+@pytest.fixture(scope="module")
+def data(toy_folder):
     """Six images to learn from and two held out."""
-    return split(load_dataset(toy_dataset), 0.25, seed=0)
+    return split(load_dataset(toy_folder), 0.25, seed=0)
 
 
-@pytest.fixture
-def run(data, tiny_sam, tmp_path):
-    """Call fit() with little to say."""
+@pytest.fixture(scope="module")
+def run(data, tiny_sam, tmp_path_factory):
+    """Call fit() with little to say; without a place of its own, it leaves its state nowhere."""
+    embeddings = tmp_path_factory.mktemp("embeddings")
 
     def run_fit(config=QUICK, *, train=data[0], val=data[1], sam=tiny_sam, cache=None, **options):
-        return fit(
-            train,
-            val,
-            sam,
-            EmbeddingCache() if cache is None else cache,
-            config,
-            checkpoint_name="tiny.safetensors",
-            state_path=options.pop("state_path", tmp_path / "state.resume"),
-            **options,
-        )
+        options.setdefault("state_path", tmp_path_factory.mktemp("state") / "state.resume")
+        cache = EmbeddingCache(embeddings) if cache is None else cache
+        return fit(train, val, sam, cache, config, checkpoint_name="tiny.safetensors", **options)
 
     return run_fit
+
+
+@pytest.fixture(scope="module")
+def whole(run):
+    """What an undisturbed quick fit ends with; many tests must end with the same."""
+    return run()
+
+
+@pytest.fixture
+def state(tmp_path):
+    """Where a fit that is to be resumed keeps its state."""
+    return tmp_path / "state.resume"
 
 
 def tensors(result):
@@ -73,9 +80,302 @@ def same(one, other):
 
 
 def test_an_adapter_learns_a_task_that_plain_sam_cannot_do(run):
-    result = run(replace(QUICK, objects=400))
-    print(result)
+    # Bright shapes on dark noise, which a random SAM knows nothing of; held-out images count.
+    result = run(replace(QUICK, objects=300, learning_rate=3e-3, warmup_objects=20, pmm=False))
+    assert result.better
+    assert result.adapted.iou > result.base.oracle_iou + 0.2
+    assert result.stopped == "finished"
 
 
-def test_time(run):
+def test_the_better_of_two_first_offsets_goes_on_and_the_other_leaves_no_trace(run):
+    config = replace(QUICK, pmm=False)
+    together = run(replace(config, first_offsets=(0.1, 3.0)))
+    chosen = together.adapter.info.settings["first_offset"]
+    assert same(together, run(replace(config, first_offsets=(chosen,))))
+    turned = run(replace(config, first_offsets=(3.0, 0.1)))
+    assert turned.adapter.info.settings["first_offset"] == chosen
+
+
+def test_without_pmm_there_is_none_and_nothing_is_refined(run, whole):
+    result = run(replace(QUICK, pmm=False))
+    assert result.adapter.pmm is None
+    assert result.adapted.refined_iou is None
+    assert whole.adapter.pmm is not None
+    assert whole.adapted.refined_iou is not None
+
+
+def test_training_ends_early_where_looks_bring_no_progress(run):
+    # Without learning, every look finds the same: none is better than the first.
+    still = replace(QUICK, learning_rate=0.0, selector_rate=0.0, pmm=False, patience=2)
+    result = run(still)
+    assert result.stopped == "no progress"
+    assert len(result.val_curve) == 3  # the first, and two without progress
+    assert result.adapter.info.data["objects_seen"] == 12
+
+
+class ForgetfulCache(EmbeddingCache):
+    """Gives out empty embeddings once it is told to forget."""
+
+    forgotten = False
+
+    def load(self, key, sam):
+        embedding = super().load(key, sam)
+        if embedding is not None and self.forgotten:
+            embedding.features.zero_()
+        return embedding
+
+
+def test_the_best_look_is_kept_whatever_training_does_afterwards(run):
+    def run_into_trouble(patience):
+        cache = ForgetfulCache()
+
+        def listen(progress):
+            if progress.phase == "train":
+                cache.forgotten = progress.done >= 40  # after the second look
+
+        config = replace(QUICK, objects=80, learning_rate=3e-3, pmm=False, patience=patience)
+        return run(config, cache=cache, on_progress=listen)
+
+    long, short = run_into_trouble(patience=4), run_into_trouble(patience=1)
+    best = [iou for _, iou in long.val_curve].index(max(iou for _, iou in long.val_curve))
+    assert best < 2  # of four
+    assert len(short.val_curve) == best + 2
+    assert same(long, short)
+
+
+def test_time_limit_ends_training_with_what_was_learned_so_far(run):
+    result = run(replace(QUICK, objects=10_000, max_minutes=1e-6))
+    assert result.stopped == "time"
+    assert result.adapter.info.data["objects_seen"] < 100
+    assert result.adapted.objects == 2
+
+
+def test_scores_are_those_of_the_saved_file_on_the_held_out_images(whole, data, tiny_sam, tmp_path):
+    # The mask that `segment` returns is the one that was validated.
+    whole.adapter.save(tmp_path / "a.safetensors")
+    loaded = Adapter.load(tmp_path / "a.safetensors", tiny_sam)
+    predictors = [Predictor(tiny_sam), Predictor(tiny_sam, loaded)]
+    base, adapted = evaluate(data[1], tiny_sam, predictors, EmbeddingCache(), thorough=False)
+    assert (base, adapted) == (whole.base, whole.adapted)
+    assert loaded.info.scores["adapter_iou"] == adapted.iou
+    assert loaded.info.refine_helps == (adapted.refined_iou > adapted.iou)
+
+
+# --------------------------------------------------------------------------- what stays
+
+
+def test_frozen_sam_is_bit_identical_after_fit(run):
+    sam = build_tiny_sam()
+    before = {name: tensor.clone() for name, tensor in sam.state_dict().items()}
+    run(sam=sam)
+    after = sam.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert not any(p.requires_grad or p.grad is not None for p in sam.parameters())
+
+
+def test_fit_leaves_the_callers_random_numbers_alone(run):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
     run()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_same_seed_gives_the_same_adapter_and_another_seed_another(run, whole):
+    again, other = run(), run(replace(QUICK, seed=1))
+    assert same(again, whole)
+    assert again.val_curve == whole.val_curve
+    assert not same(other, whole)
+
+
+def test_held_out_images_have_no_say_in_the_weights(run, data):
+    # One look, at the end: all that the held-out objects can do then is to be scored.
+    once = replace(QUICK, validations=1, pmm=False)
+    one, other = (run(once, val=data[1].subset([index])) for index in (0, 1))
+    assert one.val_curve != other.val_curve
+    assert same(one, other)
+
+
+# --------------------------------------------------------------------------- embeddings
+
+
+def test_each_image_is_encoded_once_and_by_a_second_fit_not_at_all(run):
+    sam = build_tiny_sam()
+    runs = []
+    sam.image_encoder.register_forward_hook(lambda *_: runs.append(None))
+    run(sam=sam, cache=EmbeddingCache())
+    assert len(runs) == 8
+    run(replace(QUICK, seed=1), sam=sam, cache=EmbeddingCache())
+    assert len(runs) == 8
+
+
+class WatchedCache(EmbeddingCache):
+    """Knows which of the embeddings that it gave out are still in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = []
+
+    def load(self, key, sam):
+        embedding = super().load(key, sam)
+        if embedding is not None:
+            self.given.append(weakref.ref(embedding.features))
+        return embedding
+
+    def encode(self, image, sam):
+        key, embedding = super().encode(image, sam)
+        self.given.append(weakref.ref(embedding.features))
+        return key, embedding
+
+    def in_memory(self):
+        return len({id(one()) for one in self.given if one() is not None})
+
+
+def test_memory_does_not_hold_the_embeddings_of_all_images(run):
+    cache = WatchedCache()
+    held = []
+    run(cache=cache, on_progress=lambda progress: held.append(cache.in_memory()))
+    assert len(cache.given) >= 8 + 16  # each image once, then two in each of 8 steps
+    assert max(held) <= QUICK.batch_size
+
+
+def test_embeddings_that_are_gone_meanwhile_are_made_again(run, whole):
+    # A cache too small for more than one image: nearly every step has to encode.
+    assert same(run(cache=EmbeddingCache(limit_gb=0)), whole)
+
+
+# --------------------------------------------------------------------------- resuming
+
+
+def interrupt(phase, done):
+    """A listener that presses Ctrl-C at some progress."""
+
+    def listen(progress):
+        if progress.phase == phase and progress.done >= done:
+            raise KeyboardInterrupt
+
+    return listen
+
+
+@pytest.mark.parametrize(
+    ("phase", "done"),
+    [("encode", 3), ("train", 2), ("train", 6), ("train", 14), ("score", 1)],
+    ids=["encoding", "before the first look", "after it", "after the third", "scoring"],
+)
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(run, whole, state, phase, done):
+    with pytest.raises(KeyboardInterrupt):
+        run(state_path=state, on_progress=interrupt(phase, done))
+    seen = []
+    resumed = run(
+        state_path=state, resume=True, on_progress=lambda p: seen.append((p.phase, p.done))
+    )
+    assert same(resumed, whole)
+    assert resumed.val_curve == whole.val_curve
+    assert (resumed.base, resumed.adapted) == (whole.base, whole.adapted)
+    assert resumed.adapter.info == whole.adapter.info
+    if (phase, done) == ("train", 14):  # it did not start from the beginning
+        assert min(done for phase, done in seen if phase == "train") > 12
+
+
+def test_resuming_after_two_first_offsets_were_tried_goes_on_with_the_chosen_one(run, state):
+    config = replace(QUICK, first_offsets=(0.1, 1.0))
+    with pytest.raises(KeyboardInterrupt):
+        run(config, state_path=state, on_progress=interrupt("train", 10))
+    assert same(run(config, state_path=state, resume=True), run(config))
+
+
+def test_state_is_removed_at_the_end(run, whole, state):
+    with pytest.raises(KeyboardInterrupt):
+        run(state_path=state, on_progress=interrupt("score", 1))
+    assert state.is_file()
+    run(state_path=state, resume=True)
+    assert list(state.parent.iterdir()) == []
+
+
+def test_without_resume_a_fit_starts_anew_whatever_is_left_from_before(run, whole, state):
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(QUICK, seed=1), state_path=state, on_progress=interrupt("train", 6))
+    assert same(run(state_path=state), whole)
+
+
+def test_resuming_with_nothing_to_resume_starts_from_the_beginning(run, whole):
+    assert same(run(resume=True), whole)
+
+
+def test_resuming_another_fit_is_refused_by_name(run, data, state, whole):
+    with pytest.raises(KeyboardInterrupt):
+        run(state_path=state, on_progress=interrupt("train", 6))
+    train, val = data
+    for named, changes in {
+        "settings": {"config": replace(QUICK, objects=18)},
+        "train": {"train": train.subset(range(5))},
+        "val": {"val": val.subset([0])},
+        "base and encoder": {"sam": build_tiny_sam(1)},
+    }.items():
+        with pytest.raises(SamtuneError, match=rf"state\.resume .*other {named}: .*--resume"):
+            run(state_path=state, resume=True, **changes)
+    assert same(run(state_path=state, resume=True), whole)  # still good for its own fit
+
+
+def test_damaged_state_is_refused_with_what_to_do(run, state):
+    with pytest.raises(KeyboardInterrupt):
+        run(state_path=state, on_progress=interrupt("train", 6))
+    state.write_bytes(state.read_bytes()[:-500])
+    with pytest.raises(SamtuneError, match=r"state\.resume cannot be read .*without --resume"):
+        run(state_path=state, resume=True)
+
+
+# --------------------------------------------------------------------------- what it tells
+
+
+def test_progress_tells_phases_counts_and_scores_in_order(run):
+    told = []
+    result = run(on_progress=told.append)
+    phases = [progress.phase for progress in told]
+    assert phases == sorted(phases, key=["encode", "train", "score"].index)
+    for phase, total in (("encode", 8), ("train", 16), ("score", 2)):
+        of_phase = [progress for progress in told if progress.phase == phase]
+        done = [progress.done for progress in of_phase]
+        assert done == sorted(done)
+        assert done[-1] == total
+        assert {progress.total for progress in of_phase} == {total}
+    training = [progress for progress in told if progress.phase == "train"]
+    assert training[0].val_iou is None  # nobody has looked yet
+    assert training[-1].val_iou == max(iou for _, iou in result.val_curve)
+    assert len({progress.base_iou for progress in training}) == 1
+    assert all(progress.loss > 0 for progress in training)
+    assert training[-1].seconds_left == 0
+
+
+def test_the_adapter_says_what_it_was_trained_on_and_names_no_file(
+    whole, data, toy_folder, tmp_path
+):
+    info = whole.adapter.info
+    assert info.base.checkpoint == "tiny.safetensors"
+    assert info.settings["learning_rate"] == 1e-3
+    assert info.data == {
+        "train_images": 6,
+        "train_objects": 6,
+        "val_images": 2,
+        "val_objects": 2,
+        "objects_seen": 16,
+        "sha256": data[0].fingerprint(),
+    }
+    whole.adapter.save(tmp_path / "a.safetensors")
+    content = (tmp_path / "a.safetensors").read_bytes()
+    for trace in (str(toy_folder), "images/", ".png"):
+        assert trace.encode() not in content[:20_000]  # the text is at the beginning
+
+
+def test_looks_and_speed_are_reported(whole):
+    assert [seen for seen, _ in whole.val_curve] == [4, 8, 12, 16]
+    assert whole.objects_per_second > 0
+    assert whole.seconds.keys() == {"encode", "train", "total"}
+    assert whole.seconds["total"] >= whole.seconds["encode"] + whole.seconds["train"]
+
+
+def test_epochs_count_passes_over_the_objects(run):
+    result = run(replace(QUICK, epochs=3, pmm=False))
+    assert result.adapter.info.data["objects_seen"] == 18
+    assert result.val_curve[-1][0] == 18
