@@ -89,10 +89,13 @@ def test_modules_of_the_package_are_imported_in_one_form_only():
 
 
 def test_only_the_command_line_knows_typer_and_rich():
-    for name in modules():
-        if not is_command_line(name):
-            roots = {module.split(".")[0] for module in imports(name)}
-            assert not roots & {"typer", "rich", "click"}, f"{name}.py imports {roots}"
+    knowing = {
+        name
+        for name in modules()
+        if {module.split(".")[0] for module in imports(name)} & {"typer", "rich"}
+    }
+    assert knowing
+    assert all(is_command_line(name) for name in knowing), knowing
 
 
 def test_nobody_imports_click():
@@ -102,16 +105,29 @@ def test_nobody_imports_click():
 
 
 def test_only_sam_touches_segment_anything():
+    def names(name):
+        """What a module imports, and its strings: sam.py loads modules by name."""
+        yield from imports(name)
+        for node in ast.walk(tree(name)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+    touching = [
+        name
+        for name in modules()
+        if any(text.split(".")[0] == "segment_anything" for text in names(name))
+    ]
+    assert touching == ["sam"]
+
+
+def test_no_file_is_ever_unpickled_in_full():
+    # A pickle can run any code. torch.load without weights_only=True is one, like pickle.load.
     for name in modules():
-        # sam.py loads it by name, so a name in a string counts like an import.
-        strings = {
-            node.value
-            for node in ast.walk(tree(name))
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-        touched = {*imports(name), *strings}
-        if any(text.split(".")[0] == "segment_anything" for text in touched):
-            assert name == "sam"
+        assert "pickle" not in set(imports(name)), name
+        for node in ast.walk(tree(name)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+                assert options.get("weights_only") == "True", f"{name}.py, line {node.lineno}"
 
 
 def test_the_library_prints_nothing():

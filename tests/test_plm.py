@@ -80,6 +80,13 @@ def test_the_offset_depends_on_the_image(plm, draw):
     assert (one - other).abs().amax() > 0.1
 
 
+def test_the_scale_of_the_embedding_does_not_matter(plm, draw):
+    # MobileSAM's has a standard deviation of 0.1, another encoder's may have another.
+    prompt, image_embeddings, image_pe = draw(1, 2, 256), draw(1, 256, 3, 5), draw(1, 256, 3, 5)
+    one, other = (plm(prompt, scale * image_embeddings, image_pe) for scale in (1, 7))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
 def test_the_first_offset_has_the_size_that_was_asked_for(draw):
     prompt, image_embeddings, image_pe = draw(4, 2, 256), draw(1, 256, 3, 5), draw(1, 256, 3, 5)
     for size in (0.0, 0.1, 1.0):

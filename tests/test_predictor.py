@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import build_adapter, build_tiny_sam
+from torch import nn
 from upstream import difference
 
 from samtune.adapter import Adapter
@@ -248,11 +249,27 @@ def test_an_object_at_the_images_border_is_refined_too(tiny_sam, embedding, dx):
     assert refined[25, 22] == (dx > 0)
 
 
-def test_objects_too_small_to_see_and_crossing_contours_stay_as_they_were(tiny_sam, embedding):
-    # Random offsets of up to half the object's size tangle the contour.
-    adapter = build_adapter(tiny_sam)
-    adapter.pmm.head[-1].weight.mul_(30)
-    predictor = Predictor(tiny_sam, adapter)
+def test_objects_too_small_to_see_in_the_features_stay_as_they_were(tiny_sam, embedding):
+    predictor = Predictor(tiny_sam, shifted(build_adapter(tiny_sam), 0.48, 0.0))
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[5:10, 5:10] = True  # 8 pixels of the input frame: half a cell of the features
+    mask[20:40, 30:60] = True
+    refined = predictor.refine(embedding, image_features(tiny_sam, embedding), mask)
+    assert np.array_equal(refined[:15], mask[:15])
+    assert not np.array_equal(refined[15:], mask[15:])
+
+
+class Tangler(nn.Module):
+    """Moves every other point to the far side of the contour."""
+
+    def forward(self, image_features, points):
+        order = torch.arange(points.shape[1])
+        order[::2] = order[::2].roll(len(order) // 4)
+        return points[:, order]
+
+
+def test_contours_that_would_cross_themselves_stay_as_they_were(tiny_sam, embedding):
+    predictor = Predictor(tiny_sam, replace(build_adapter(tiny_sam), pmm=Tangler()))
     features = image_features(tiny_sam, embedding)
     assert np.array_equal(predictor.refine(embedding, features, blob()), blob())
 

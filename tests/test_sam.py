@@ -241,14 +241,15 @@ def test_no_parameter_takes_a_gradient_and_no_module_is_in_training_mode(tiny_sa
 
 
 def test_training_works_after_the_model_was_used_in_inference_mode():
-    # Cached tensors made in inference mode would break every later backward pass.
+    # Tensors made in inference mode may never take part in a backward pass, and some are kept.
     sam = build_tiny_sam()
     with torch.inference_mode():
         embedding = sam.encode_image(drawing(90, 120))
         sam.decode(embedding.features[None], torch.zeros(1, 2, 256))
+    assert not sam.image_pe.is_inference()
+    assert not sam.no_mask.is_inference()
     tokens = torch.zeros(1, 2, 256, requires_grad=True)
-    features = embedding.features[None].clone()
-    sam.decode(features, tokens).low_res_logits.sum().backward()
+    sam.decode(embedding.features[None].clone(), tokens).low_res_logits.sum().backward()
     assert tokens.grad is not None
     assert tokens.grad.abs().max() > 0
 

@@ -13,6 +13,7 @@ from samtune.dataset import load_dataset, split
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import SamtuneError
 from samtune.evaluation import evaluate
+from samtune.images import read_image
 from samtune.predictor import Predictor
 from samtune.training import fit
 
@@ -187,6 +188,37 @@ def test_same_seed_gives_the_same_adapter_and_another_seed_another(run, whole):
     assert same(again, whole)
     assert again.val_curve == whole.val_curve
     assert not same(other, whole)
+
+
+class RecordingCache(EmbeddingCache):
+    """Knows which embeddings were asked for, in order."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.asked = []
+
+    def load(self, key, sam):
+        self.asked.append(key)
+        return super().load(key, sam)
+
+
+def test_steps_see_training_images_and_looks_the_held_out_ones(run, data, tiny_sam, tmp_path):
+    cache = RecordingCache(tmp_path)
+    train, val = ({cache.key(read_image(p.image), tiny_sam) for p in part.pairs} for part in data)
+    by_step = []
+
+    def listen(progress):
+        if progress.phase == "train":
+            by_step.append(list(cache.asked))
+        cache.asked.clear()
+
+    run(replace(QUICK, pmm=False), cache=cache, on_progress=listen)
+    assert set(by_step[0][:2]) == val  # plain SAM's score, before the first step
+    by_step[0] = by_step[0][2:]
+    for step, asked in enumerate(by_step, start=1):
+        assert set(asked[:2]) <= train
+        assert set(asked[2:]) == (val if step % 2 == 0 else set())
+    assert len(by_step) == 8
 
 
 def test_held_out_images_have_no_say_in_the_weights(run, data):

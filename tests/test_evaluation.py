@@ -1,0 +1,106 @@
+"""Scores on a data set, by SAM's protocol: one centre click an object, at full size."""
+
+import numpy as np
+import pytest
+from tiny_models import build_adapter, build_tiny_sam
+
+from samtune.dataset import load_dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.evaluation import ObjectScores, Scores, evaluate
+from samtune.images import read_image, read_labels
+from samtune.predictor import Predictor
+from samtune.prompts import center_point
+
+
+@pytest.fixture(scope="module")
+def dataset(toy_folder):
+    return load_dataset(toy_folder)
+
+
+def share(mask, target):
+    """IoU, counted."""
+    return (mask & target).sum() / (mask | target).sum()
+
+
+def predictions(dataset, predictor):
+    """The answer to each object's centre click, and its target, straight from the files."""
+    for pair in dataset.pairs:  # one object in each image
+        target = read_labels(pair.mask) > 0
+        _, embedding = EmbeddingCache().encode(read_image(pair.image), predictor.sam)
+        yield predictor.predict(embedding, [center_point(target)])[0], target
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["plain SAM", "an adapter"])
+def test_scores_are_means_over_the_objects_of_the_returned_and_of_the_best_mask(
+    dataset, tiny_sam, adapted
+):
+    predictor = Predictor(tiny_sam, build_adapter(tiny_sam) if adapted else None)
+    (scores,) = evaluate(dataset, tiny_sam, [predictor], EmbeddingCache())
+    answers = list(predictions(dataset, predictor))
+    returned = [share(prediction.mask, target) for prediction, target in answers]
+    best = [
+        max(share(mask, target) for mask in (prediction.mask, *prediction.alternatives))
+        for prediction, target in answers
+    ]
+    assert scores.objects == 8
+    assert scores.iou == pytest.approx(np.mean(returned))
+    assert scores.oracle_iou == pytest.approx(np.mean(best))
+    assert scores.oracle_iou > scores.iou  # else there would be nothing to tell apart
+
+
+def test_refined_scores_are_given_where_there_is_something_to_refine_with(dataset, tiny_sam):
+    plain = Predictor(tiny_sam)
+    without = Predictor(tiny_sam, build_adapter(tiny_sam, pmm=False))
+    refining = Predictor(tiny_sam, build_adapter(tiny_sam))
+    found = evaluate(dataset, tiny_sam, [plain, without, refining], EmbeddingCache())
+    assert found[0].refined_iou is None
+    assert found[1].refined_iou is None
+    assert found[2].refined_iou is not None
+    assert found[1].iou == found[2].iou  # refining changes no other score
+
+
+def test_every_predictor_gets_the_same_random_clicks(dataset, tiny_sam):
+    # Scored beside an adapter, or twice, or alone: plain SAM's score is plain SAM's score.
+    plain, adapted = Predictor(tiny_sam), Predictor(tiny_sam, build_adapter(tiny_sam))
+    first, _, third = evaluate(dataset, tiny_sam, [plain, adapted, plain], EmbeddingCache())
+    (alone,) = evaluate(dataset, tiny_sam, [plain], EmbeddingCache())
+    assert first == third == alone
+    assert first.random_iou != first.iou
+
+
+def test_a_quick_evaluation_leaves_out_random_clicks_and_boundaries(dataset, tiny_sam):
+    predictor = Predictor(tiny_sam)
+    (thorough,) = evaluate(dataset, tiny_sam, [predictor], EmbeddingCache())
+    (quick,) = evaluate(dataset, tiny_sam, [predictor], EmbeddingCache(), thorough=False)
+    assert thorough.random_iou is not None
+    assert thorough.boundary_iou is not None
+    assert (quick.random_iou, quick.boundary_iou) == (None, None)
+    assert (quick.iou, quick.oracle_iou) == (thorough.iou, thorough.oracle_iou)
+
+
+def test_each_image_is_encoded_once_for_all_predictors_and_progress_told(dataset):
+    sam = build_tiny_sam()
+    runs, told = [], []
+    sam.image_encoder.register_forward_hook(lambda *_: runs.append(None))
+    evaluate(
+        dataset,
+        sam,
+        [Predictor(sam), Predictor(sam)],
+        EmbeddingCache(),
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert len(runs) == 8
+    assert told == [(done, 8) for done in range(1, 9)]
+
+
+def test_means_are_over_the_objects_that_have_a_score():
+    one = ObjectScores(0.2, 0.4, None, 0.5, None)
+    other = ObjectScores(0.4, 0.8, None, None, None)
+    assert Scores.mean([one, other]) == Scores(
+        objects=2,
+        iou=pytest.approx(0.3),
+        oracle_iou=pytest.approx(0.6),
+        random_iou=None,
+        refined_iou=0.5,
+        boundary_iou=None,
+    )
