@@ -14,15 +14,18 @@ class FitConfig:
     method: str = "plm"  # the Prompt Learning Module; the only one so far
     seed: int = 0
     epochs: int | None = None  # passes over the training objects; None: `objects` decides
-    objects: int = 6000  # objects seen in training when `epochs` does not say
+    objects: int = 3000  # objects seen in training when `epochs` does not say
     max_minutes: float | None = None  # stop training after so long, keeping the best
     val_fraction: float = 0.2  # share of the images held out when no folder is given
     batch_size: int = 1  # objects a step: more steps in the same minutes
-    learning_rate: float = 3e-4  # AdamW, of the PLM; cosine decay to 0
+    learning_rate: float = 1e-3  # AdamW, of the PLM; cosine decay to 0
     weight_decay: float = 0.01  # Kim et al. 2024, section 5.1
     warmup_objects: int = 200  # linear; the paper's 250 steps of 10 are a share of 1 %
     first_offsets: tuple[float, ...] = (0.1, 1.0)  # of the PLM's last norm: sizes of Δf_P to try
-    probe_objects: int = 200  # objects to try each of them on; the better one goes on
+    probe_objects: int = 200  # objects to try each of them on
+    probe_margin: float = (
+        0.8  # a larger one goes on unless a smaller one's loss is below this × its
+    )
     output_temperature: float = 0.25  # of the softmax that weights an object's four masks by loss
     selector_rate: float = 1e-3  # learning rate of the choice among the masks
     click_share: float = 0.8  # of the steps; the others show several points, or a box

@@ -138,12 +138,12 @@ class Supervision:
     def _strata(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Cells on and around the target's boundary, and all others, without the padding."""
         blocks = self._blocks()
-        mixed = (blocks.max(axis=1) > 127) & (blocks.min(axis=1) <= 127)
-        around = cv2.dilate(
-            mixed.reshape(self.grid, self.grid).astype(np.uint8), np.ones((3, 3), np.uint8)
+        inside, outside = (
+            cv2.dilate(some.reshape(self.grid, self.grid).astype(np.uint8), np.ones((3, 3)))
+            for some in (blocks.max(axis=1) > 127, blocks.min(axis=1) <= 127)
         )
         in_image = self._valid.any(axis=1)
-        near = (around.ravel() > 0) & in_image
+        near = (np.minimum(inside, outside).ravel() > 0) & in_image
         strata = np.flatnonzero(near), np.flatnonzero(~near & in_image)
         return strata[0].astype(np.uint16), strata[1].astype(np.uint16)  # kept for each object
 

@@ -330,14 +330,16 @@ class _Run:
         return stopped
 
     def _probe(self, tell: Callable[[], None]) -> None:
-        """Start with each size of the first offset, and go on with the one that learns faster.
+        """Start with each size of the first offset, and go on with the one that promises more.
 
         A small offset keeps what SAM already does and improves it; a large one leaves SAM's
         answer and finds another. Which of them a task needs shows within some dozens of steps.
+        A large one is still on its way then, so a small one has to be clearly better.
         """
         steps = min(self.config.probe_objects // self.config.batch_size, self.steps)
-        tried: list[tuple[float, dict[str, Any]]] = []
-        for first_offset in self.config.first_offsets:
+        lowest = math.inf
+        chosen: dict[str, Any] = {}
+        for first_offset in sorted(self.config.first_offsets, reverse=True):
             self._start(first_offset)
             self.first_offset = first_offset
             if len(self.config.first_offsets) == 1:
@@ -345,8 +347,10 @@ class _Run:
             for _ in range(steps):
                 self._train_step()
                 tell()
-            tried.append((float(np.mean(self.losses[steps // 2 :])), self.state()))
-        self.restore(min(tried, key=lambda one: one[0])[1])
+            loss = float(np.mean(self.losses[steps // 2 :]))
+            if loss < lowest * (self.config.probe_margin if chosen else 1):
+                lowest, chosen = loss, self.state()
+        self.restore(chosen)
 
     def best_adapter(self, info: AdapterInfo) -> Adapter:
         """The kept weights as an adapter."""
