@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from samtune.checkpoints import Checkpoint, read_checkpoint
 from samtune.decoder import Decoded, FrozenDecoder
 from samtune.errors import CheckpointError
 from samtune.prompts import Prompt
 from samtune.tiny_vit import TinyViT
+from samtune.weights import Checkpoint, read_checkpoint
 
 IMAGE_SIZE = 1024  # pixels of the padded square input
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0 to 255; segment-anything build_sam

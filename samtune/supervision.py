@@ -12,6 +12,7 @@ losses.py are estimated without bias; this is PointRend's importance sampling (K
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -160,6 +161,42 @@ class Supervision:
         side = self.grid * BLOCK
         flat = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
         return _as_blocks(flat.reshape(side, side))
+
+
+def draw_prompts(
+    batch: Sequence[Supervision], click_share: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32] | None]:
+    """Draw training prompts of one form for a batch of objects.
+
+    Mostly one click, as the paper trains; sometimes several points, or a box, so that an adapter
+    keeps understanding those.
+
+    Args:
+        batch: B objects.
+        click_share: how often it is one click; the rest is half points, half boxes.
+        rng: source of randomness.
+
+    Returns:
+        Points (B, N, 2), labels (B, N), and boxes (B, 4) or None, in the input frame.
+    """
+    form = rng.choice(3, p=[click_share, *[(1 - click_share) / 2] * 2])
+    hits = 1 if form == 0 else int(rng.integers(2, 4))
+    misses = int(rng.integers(2)) if form == 1 and all(len(one.misses) for one in batch) else 0
+    points = np.stack(
+        [
+            np.concatenate([rng.choice(one.clicks, hits), rng.choice(one.misses, misses)])
+            if misses
+            else rng.choice(one.clicks, hits)
+            for one in batch
+        ]
+    )
+    labels = np.repeat([[1] * hits + [0] * misses], len(batch), axis=0).astype(np.int64)
+    if form != 2:
+        return points, labels, None
+    boxes = np.stack([one.box for one in batch])
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    noise = np.clip(rng.normal(size=boxes.shape), -2, 2) * 0.1 * sides
+    return points[:, :0], labels[:, :0], (boxes + noise).astype(np.float32)
 
 
 def _as_blocks(logits: NDArray[ScalarT]) -> NDArray[ScalarT]:

