@@ -9,8 +9,8 @@ the most improved object, the one in the middle, and the least improved.
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from samtune.adapter import Adapter
 from samtune.checkpoints import resolve
@@ -63,12 +63,11 @@ def main() -> None:
 def labelled(picture: np.ndarray, text: str) -> np.ndarray:
     """Scale a picture (H, W, 3) to WIDTH and write a line into its upper left corner."""
     height = round(picture.shape[0] * WIDTH / picture.shape[1])
-    picture = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
-    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
-        cv2.putText(
-            picture, text, (10, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, thickness, cv2.LINE_AA
-        )
-    return picture
+    scaled = Image.fromarray(picture).resize((WIDTH, height), Image.Resampling.LANCZOS)
+    font = ImageFont.load_default(size=20)
+    write = ImageDraw.Draw(scaled).text
+    write((10, 8), text, fill="white", font=font, stroke_width=2, stroke_fill="black")
+    return np.asarray(scaled)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ echo "== 3/4 samtune evaluate $out/banners/val --adapter $out/banners.safetensor
 samtune evaluate "$out/banners/val" --adapter "$out/banners.safetensors"
 
 echo "== 4/4 samtune segment, one click on a held-out image"
-samtune segment "$out/banners/val/images/banner_003.jpg" --point 384,288 \
+samtune segment "$out/banners/val/images/banner_003.jpg" --point 160,142 \
     --adapter "$out/banners.safetensors" --overlay -o "$out"
 python examples/before_after.py "$out/banners/val" "$out/banners.safetensors" "$out/before_after.png"
 echo "Look at $out/before_after.png: the same clicks, plain SAM on the left, your adapter on the right."

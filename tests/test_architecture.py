@@ -138,3 +138,9 @@ def test_the_library_prints_nothing():
             calls = {ast.unparse(n.func) for n in ast.walk(tree(name)) if isinstance(n, ast.Call)}
             printing = calls & {"print", "sys.stdout.write", "sys.stderr.write", "warnings.warn"}
             assert not printing, f"{name}.py calls {printing}"
+
+
+def test_readme_lists_every_module_in_reading_order():
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    tree_of_files = readme.split("in reading order\n")[1].split("\ntests/")[0]
+    assert [line.split()[0] for line in tree_of_files.splitlines()] == READING_ORDER
