@@ -102,7 +102,9 @@ class Segmenter:
     def _predict(
         self, source: Source, embedding: "Embedding", prompts: list["Prompt"], started: float
     ) -> list[_Found]:
-        predictions = source.predictor.predict(embedding, prompts, refine=source.refine)
+        predictions = source.predictor.predict(
+            embedding, prompts, all_masks=self._all_masks, refine=source.refine
+        )
         found = []
         for prompt, prediction in zip(prompts, predictions, strict=True):
             refined = prediction.refined is not None

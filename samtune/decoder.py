@@ -1,24 +1,11 @@
 """SAM's frozen mask decoder, with less work for the same numbers.
 
-The decoder (Kirillov et al. 2023, https://arxiv.org/abs/2304.02643, appendix A) lets a few
-tokens T (the IoU token, four mask tokens, the prompt) and the N = 4096 cells of the image
-attend to each other, then upscales the cells into masks. segment-anything projects all
-cells for every prompt; here the few tokens go to the cells instead. Per head, with x_n a
-cell and q_t a token's query:
-
-    tokens to image    q_t · (W_k x_n + b_k)  =  (W_kᵀ q_t) · x_n + a constant that softmax drops
-                       Σ_n A_tn (W_v x_n + b_v)  =  W_v (Σ_n A_tn x_n) + b_v
-    image to tokens    (W_q x_n + b_q) · k_t  =  (W_qᵀ k_t) · x_n + b_q · k_t
-                       W_o Σ_t P_nt v_t  =  Σ_t P_nt (W_o v_t)
-
-so that a layer costs 4 · N · (heads · T) · 256 multiply-accumulates instead of
-6 · N · 128 · 256 plus the attention itself, forward and, as no frozen weight needs a gradient,
-backward. Prompts of one image share its cells through the first layer.
-
-The upscaling is local: both transposed convolutions have stride = kernel = 2 and the norm and
-activations are pointwise, so each cell gives its own 4×4 block of logits and the whole is a
-matrix product over cells. `tests/test_decoder.py` holds all this against segment-anything's
-own forward.
+First tokens and cells attend to each other (two_way.py), then the cells are upscaled into masks
+(Kirillov et al. 2023, https://arxiv.org/abs/2304.02643, appendix A). The upscaling is local: both
+transposed convolutions have stride = kernel = 2 and the norm and activations are pointwise, so
+each cell gives its own 4×4 block of logits, any selection of cells can be decoded by itself, and
+the whole is a matrix product over cells. `tests/test_decoder.py` holds all this against
+segment-anything's own forward.
 """
 
 from dataclasses import dataclass
@@ -27,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from samtune.two_way import two_way
 
 
 @dataclass(frozen=True)
@@ -48,87 +37,6 @@ class Decoded:
     image_features: Tensor
 
 
-class CellAttention(nn.Module):
-    """Attention between few tokens and many cells, projecting only the tokens.
-
-    Wraps the four projections of one attention layer (segment-anything's `Attention`, or the
-    PLM's own); gradients reach both its inputs and, where they are not frozen, the projections.
-    """
-
-    def __init__(
-        self,
-        q_proj: nn.Linear,
-        k_proj: nn.Linear,
-        v_proj: nn.Linear,
-        out_proj: nn.Linear,
-        heads: int,
-    ) -> None:
-        super().__init__()
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = q_proj, k_proj, v_proj, out_proj
-        self.heads = heads
-        self.width = q_proj.out_features // heads  # channels of one head
-
-    def tokens_to_cells(self, tokens: Tensor, cells: Tensor, cells_pe: Tensor) -> Tensor:
-        """Let tokens gather from cells.
-
-        Args:
-            tokens: (B, T, C) queries, positional part included.
-            cells: (I, N, C) values; B is a multiple of I, the prompts of one image in a row.
-            cells_pe: (I, N, C) keys: the cells with their positional encoding.
-
-        Returns:
-            (B, T, C) the attended values, after the output projection.
-        """
-        batch, count, _ = tokens.shape
-        heads, images = self.heads, cells.shape[0]
-        queries = self._split(self.q_proj(tokens)) * self.width**-0.5  # (B, heads, T, width)
-        key_weight = self.k_proj.weight.view(heads, self.width, -1)
-        folded = (queries @ key_weight).reshape(images, -1, cells.shape[-1])
-        weights = torch.softmax(folded @ cells_pe.transpose(1, 2), dim=-1)
-        mixed = (weights @ cells).view(batch, heads, count, -1)
-        value_weight = self.v_proj.weight.view(heads, self.width, -1)
-        values = mixed @ value_weight.transpose(1, 2)  # (B, heads, T, width)
-        merged = values.transpose(1, 2).reshape(batch, count, -1) + self.v_proj.bias
-        return self.out_proj(merged)  # type: ignore[no-any-return]
-
-    def cells_to_tokens(
-        self, cells: Tensor, cells_pe: Tensor, keys: Tensor, values: Tensor
-    ) -> Tensor:
-        """Let cells gather from tokens, and add what they gathered to them.
-
-        Args:
-            cells: (I, N, C) what the attended values are added to.
-            cells_pe: (I, N, C) queries: the cells with their positional encoding.
-            keys: (B, T, C) tokens with their positional part; B a multiple of I as above.
-            values: (B, T, C) tokens.
-
-        Returns:
-            (B, N, C) the cells of each prompt, plus the attended values after the output
-            projection.
-        """
-        batch, count, _ = keys.shape
-        heads, images = self.heads, cells_pe.shape[0]
-        projected = self._split(self.k_proj(keys)) * self.width**-0.5  # (B, heads, T, width)
-        folded = projected @ self.q_proj.weight.view(heads, self.width, -1)
-        offset = projected @ self.q_proj.bias.view(heads, self.width, 1)  # (B, heads, T, 1)
-        scores = folded.reshape(images, -1, cells_pe.shape[-1]) @ cells_pe.transpose(1, 2)
-        scores = scores.view(batch, heads, count, -1) + offset
-        weights = torch.softmax(scores, dim=2).flatten(1, 2)  # over tokens: (B, heads·T, N)
-        out_weight = self.out_proj.weight.view(-1, heads, self.width).permute(1, 2, 0)
-        outputs = self._split(self.v_proj(values)) @ out_weight  # (B, heads, T, C)
-        # A cell's weights sum to one in every head, so that each head's tokens can carry their
-        # share of the bias; and the residual rides on the same matrix product. Both save a
-        # pass over the cells.
-        outputs = (outputs + self.out_proj.bias / heads).flatten(1, 2)
-        if cells.shape[0] != batch:
-            cells = cells.repeat_interleave(batch // images, dim=0)
-        return torch.baddbmm(cells, weights.transpose(1, 2), outputs)
-
-    def _split(self, projected: Tensor) -> Tensor:
-        batch, count, _ = projected.shape
-        return projected.view(batch, count, self.heads, self.width).transpose(1, 2)
-
-
 class FrozenDecoder(nn.Module):
     """The forward of segment-anything's MaskDecoder over its own frozen layers.
 
@@ -139,15 +47,6 @@ class FrozenDecoder(nn.Module):
     def __init__(self, mask_decoder: Any) -> None:
         super().__init__()
         self.layers: Any = mask_decoder  # all weights stay in upstream's module, under its names
-        transformer = mask_decoder.transformer
-        self._to_image = [_cells(layer.cross_attn_token_to_image) for layer in transformer.layers]
-        self._to_tokens = [_cells(layer.cross_attn_image_to_token) for layer in transformer.layers]
-        self._final = _cells(transformer.final_attn_token_to_image)
-
-    @property
-    def mask_outputs(self) -> int:
-        """How many masks there are to ask for: token 0 is the single mask, then the three."""
-        return int(self.layers.num_mask_tokens)
 
     def forward(
         self,
@@ -155,7 +54,7 @@ class FrozenDecoder(nn.Module):
         image_pe: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
-        outputs: slice = slice(None),
+        outputs: Tensor | None = None,
     ) -> Decoded:
         """Predict masks for B prompts on I images, B / I consecutive prompts for each image.
 
@@ -165,7 +64,7 @@ class FrozenDecoder(nn.Module):
             sparse_prompt_embeddings: (B, P, C) prompt tokens.
             dense_prompt_embeddings: (1, C, 1, 1), or (I or B, C, h, w) mask prompts; B mask
                 prompts make every prompt an image of its own.
-            outputs: which of the mask tokens to decode.
+            outputs: (B, M) int64 which mask outputs each prompt wants; None is all four.
 
         Returns:
             Logits and predicted IoU of those outputs, and the image features.
@@ -174,12 +73,11 @@ class FrozenDecoder(nn.Module):
         tokens, cells = self.attend(
             image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings
         )
-        blocks = self.mask_blocks(tokens, cells, outputs)
-        batch, masks = blocks.shape[:2]
-        # (row, column) of the cell, of its coarse half, of that one's fine half
-        blocks = blocks.view(batch, masks, height, width, 2, 2, 2, 2)
-        logits = blocks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(batch, masks, 4 * height, -1)
-        return Decoded(logits, self.predict_iou(tokens, outputs), tokens, cells)
+        logits = self.assemble(self.mask_blocks(tokens, cells, outputs), (height, width))
+        estimates = self.predict_iou(tokens)
+        if outputs is not None:
+            estimates = estimates.gather(1, outputs)
+        return Decoded(logits, estimates, tokens, cells)
 
     def attend(
         self,
@@ -201,35 +99,15 @@ class FrozenDecoder(nn.Module):
         output_tokens = torch.cat([self.layers.iou_token.weight, self.layers.mask_tokens.weight])
         output_tokens = output_tokens.expand(sparse_prompt_embeddings.shape[0], -1, -1)
         prompt = torch.cat([output_tokens, sparse_prompt_embeddings], dim=1)
+        return two_way(self.layers.transformer, prompt, cells, pe)
 
-        transformer = self.layers.transformer
-        tokens = prompt
-        cells_pe = cells + pe
-        for position, layer in enumerate(transformer.layers):
-            if layer.skip_first_layer_pe:
-                tokens = layer.self_attn(q=tokens, k=tokens, v=tokens)
-            else:
-                query = tokens + prompt
-                tokens = tokens + layer.self_attn(q=query, k=query, v=tokens)
-            tokens = layer.norm1(tokens)
-            gathered = self._to_image[position].tokens_to_cells(tokens + prompt, cells, cells_pe)
-            tokens = layer.norm2(tokens + gathered)
-            tokens = layer.norm3(tokens + layer.mlp(tokens))
-            cells = self._to_tokens[position].cells_to_tokens(
-                cells, cells_pe, tokens + prompt, tokens
-            )
-            cells = layer.norm4(cells)
-            cells_pe = cells + pe
-        gathered = self._final.tokens_to_cells(tokens + prompt, cells, cells_pe)
-        return transformer.norm_final_attn(tokens + gathered), cells
-
-    def mask_blocks(self, tokens: Tensor, cells: Tensor, outputs: slice = slice(None)) -> Tensor:
+    def mask_blocks(self, tokens: Tensor, cells: Tensor, outputs: Tensor | None = None) -> Tensor:
         """Decode cells into their own 4×4 blocks of mask logits, without their neighbours.
 
         Args:
             tokens: (B, T, C) from `attend`.
             cells: (B, K, C) any selection of the cells from `attend`.
-            outputs: which of the mask tokens to decode.
+            outputs: (B, M) int64 which mask outputs each prompt wants; None is all four.
 
         Returns:
             (B, M, K, 16) logits; within a block in the order (row, column) of its coarse half,
@@ -240,27 +118,23 @@ class FrozenDecoder(nn.Module):
         half = _upscale_by_two(cells, first).view(batch, count * 4, -1)
         half = F.gelu(F.layer_norm(half, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         features = F.gelu(_upscale_by_two(half, second).view(batch, count * 16, -1))
-        mask_tokens = range(self.mask_outputs)[outputs]
-        weights = torch.stack(
-            [self.layers.output_hypernetworks_mlps[k](tokens[:, 1 + k]) for k in mask_tokens], dim=2
-        )
-        logits: Tensor = (features @ weights).transpose(1, 2)
+        networks = self.layers.output_hypernetworks_mlps
+        weights = torch.stack([mlp(tokens[:, 1 + k]) for k, mlp in enumerate(networks)], dim=1)
+        if outputs is not None:
+            weights = weights.gather(1, outputs[..., None].expand(-1, -1, weights.shape[-1]))
+        logits: Tensor = (features @ weights.transpose(1, 2)).transpose(1, 2)
         return logits.reshape(batch, -1, count, 16)
 
-    def predict_iou(self, tokens: Tensor, outputs: slice = slice(None)) -> Tensor:
-        """The decoder's estimate of each mask's IoU, (B, M), from `attend`'s tokens."""
-        return self.layers.iou_prediction_head(tokens[:, 0])[:, outputs]  # type: ignore[no-any-return]
+    def assemble(self, blocks: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Put the blocks of all cells, (B, M, N, 16), together as (B, M, 4h, 4w) logits."""
+        batch, masks = blocks.shape[:2]
+        # (row, column) of the cell, of its coarse half, of that one's fine half
+        blocks = blocks.view(batch, masks, *grid, 2, 2, 2, 2)
+        return blocks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(batch, masks, 4 * grid[0], -1)
 
-
-def _cells(attention: Any) -> CellAttention:
-    """Wrap an attention layer of segment-anything."""
-    return CellAttention(
-        attention.q_proj,
-        attention.k_proj,
-        attention.v_proj,
-        attention.out_proj,
-        attention.num_heads,
-    )
+    def predict_iou(self, tokens: Tensor) -> Tensor:
+        """The decoder's estimate of each mask's IoU, (B, 4), from `attend`'s tokens."""
+        return self.layers.iou_prediction_head(tokens[:, 0])  # type: ignore[no-any-return]
 
 
 def _upscale_by_two(cells: Tensor, convolution: Any) -> Tensor:

@@ -5,6 +5,8 @@ weights, and the preprocessing. The same name with other content, another checkp
 way of preprocessing can therefore never hit, and any command may share the folder with any
 other. Features are kept in half precision, 2 MiB for SAM's 256×64×64, and rounded to it even
 when they come fresh from the encoder: a result does not depend on whether the cache was warm.
+A file holds them cell by cell, (h, w, 256), as the decoder wants them: nobody has to transpose a
+million numbers in each training step.
 """
 
 import contextlib
@@ -63,7 +65,7 @@ class EmbeddingCache:
         path = self._path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                features = file.get_tensor("features")
+                features = file.get_tensor("cells").permute(2, 0, 1)
                 height, width = map(int, file.metadata()["original_size"].split(","))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
@@ -78,7 +80,7 @@ class EmbeddingCache:
             OutputError: the cache folder cannot be written, or the disk is full.
         """
         height, width = embedding.original_size
-        tensors = {"features": embedding.features.half().contiguous()}
+        tensors = {"cells": embedding.features.half().permute(1, 2, 0).contiguous()}
         with atomic_write(self._path(key)) as temporary:
             size = {"original_size": f"{height},{width}"}
             # Not save_file, which hides a full disk behind an error of its own.

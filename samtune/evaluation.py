@@ -122,7 +122,8 @@ def _score_image(
 ) -> list[ObjectScores]:
     adapter = predictor.adapter
     refine = adapter is not None and adapter.pmm is not None
-    centered = predictor.predict(embedding, [center_point(mask) for mask in masks], refine=refine)
+    centers = [center_point(mask) for mask in masks]
+    centered = predictor.predict(embedding, centers, all_masks=True, refine=refine)
     clicks: list[Prompt] = []
     if thorough:
         for position, mask in enumerate(masks):

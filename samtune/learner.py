@@ -21,23 +21,22 @@ from torch import Tensor, nn
 
 from samtune.config import FitConfig
 from samtune.embeddings import EmbeddingCache
-from samtune.images import read_image
 from samtune.losses import MaskScores, score_logits
-from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule, jitter, matching_loss
 from samtune.sam import Sam
 from samtune.selector import OutputSelector
 from samtune.supervision import CellSample, Supervision, draw_prompts
+from samtune.views import Shot
 
 
 class EncodedImages:
     """Loads the embeddings of a few images at a time; memory does not grow with the folder."""
 
     def __init__(
-        self, sam: Sam, cache: EmbeddingCache, pairs: Sequence[Pair], keys: Sequence[str]
+        self, sam: Sam, cache: EmbeddingCache, shots: Sequence[Shot], keys: Sequence[str]
     ) -> None:
-        self._sam, self._cache, self._pairs, self._keys = sam, cache, pairs, keys
+        self._sam, self._cache, self._shots, self._keys = sam, cache, shots, keys
 
     def batch(self, image_indices: Sequence[int]) -> Tensor:
         """(B, 256, h, w) float32 features on the model's device."""
@@ -45,9 +44,10 @@ class EncodedImages:
         for index in image_indices:
             embedding = self._cache.load(self._keys[index], self._sam)
             if embedding is None:  # removed meanwhile, by the size limit or by hand
-                _, embedding = self._cache.encode(read_image(self._pairs[index].image), self._sam)
+                _, embedding = self._cache.encode(self._shots[index].read(), self._sam)
             features.append(embedding.features)
-        return torch.stack(features).to(self._sam.device, torch.float32)
+        cells = torch.stack([one.permute(1, 2, 0) for one in features])  # as they lie in memory
+        return cells.to(self._sam.device, torch.float32).permute(0, 3, 1, 2)
 
 
 class Learner:
@@ -117,16 +117,17 @@ class Learner:
         """Learn from the next few objects."""
         config, sam = self.config, self.sam
         rng = np.random.default_rng([config.seed, 2, self.step])
-        batch = [self.objects[index] for index in self._batch_indices()]
+        batch = [self.objects[index] for index in self.indices()]
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self._schedule()
+            group["lr"] = rate * self.schedule()
         features = self.images.batch([one.image_index for one in batch])
         tokens = self._tokens(*draw_prompts(batch, config.click_share, rng))
         adapted = self.learned["plm"](tokens, features, sam.image_pe)
         tokens, cells = sam.decoder.attend(features, sam.image_pe, adapted, sam.no_mask)
         samples = [one.sample_cells(config.cells, rng) for one in batch]
-        loss = self._mask_loss(tokens, cells, samples)
-        self.losses.append(float(loss.detach()))
+        masks, choice = self._mask_losses(tokens, cells, samples)
+        self.losses.append(float(masks.detach()))
+        loss = masks + choice
         if config.pmm:
             loss = loss + config.pmm_weight * self._contour_loss(cells, batch, rng)
         self.optimizer.zero_grad()
@@ -135,15 +136,17 @@ class Learner:
         self._move_average()
         self.step += 1
 
-    def _mask_loss(self, tokens: Tensor, cells: Tensor, samples: list[CellSample]) -> Tensor:
+    def _mask_losses(
+        self, tokens: Tensor, cells: Tensor, samples: list[CellSample]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of the masks, and that of the choice among them."""
         scores = self._score(tokens, cells, samples)
         estimate = self.sam.decoder.predict_iou(tokens)
         good = torch.softmax(-scores.loss.detach() / self.config.output_temperature, dim=1)
         masks = (good * (scores.loss + (estimate - scores.iou).square())).sum(dim=1).mean()
         # The selector learns from what the decoder gave it, and does not pull on the PLM.
         choice = self.learned["selector"](tokens.detach(), estimate.detach())
-        loss: Tensor = masks + (choice - scores.iou).square().mean()
-        return loss
+        return masks, (choice - scores.iou).square().mean()
 
     def _contour_loss(
         self, cells: Tensor, batch: list[Supervision], rng: np.random.Generator
@@ -154,7 +157,7 @@ class Learner:
         refined = self.learned["pmm"](cells, rough)
         return matching_loss(refined, contours.to(cells.device)).mean()
 
-    def _batch_indices(self) -> list[int]:
+    def indices(self) -> list[int]:
         """The objects of this step: passes over all of them, each in an order of its own."""
         first = self.step * self.config.batch_size
         last = min(first + self.config.batch_size, self.total)
@@ -167,8 +170,8 @@ class Learner:
             indices.append(int(order[place]))
         return indices
 
-    def _schedule(self) -> float:
-        """Linear warm-up, then a cosine to zero."""
+    def schedule(self) -> float:
+        """The share of each learning rate in this step: linear warm-up, then a cosine to zero."""
         warm = (self.step + 1) * self.config.batch_size / self.config.warmup_objects
         return min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
 

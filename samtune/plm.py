@@ -11,7 +11,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.decoder import CellAttention
+from samtune.attention import fold_queries, gather, unfold_values
 
 WIDTH = 256  # channels of a token and of an image cell, fixed by SAM
 HEADS = 8  # section 4.1
@@ -49,7 +49,7 @@ class PromptLearningModule(nn.Module):
         )
         self.final_norm = nn.LayerNorm(width)
         nn.init.constant_(self.final_norm.weight, first_offset)
-        self.heads = heads
+        self.num_heads = heads
 
     def forward(
         self, sparse_prompt_embeddings: Tensor, image_embeddings: Tensor, image_pe: Tensor
@@ -72,8 +72,6 @@ class PromptLearningModule(nn.Module):
         cells_pe = cells + image_pe.flatten(2).transpose(1, 2)
         attended, _ = self.self_attention(prompt, prompt, prompt, need_weights=False)
         tokens = self.self_norm(prompt + attended)
-        attention = CellAttention(self.q_proj, self.k_proj, self.v_proj, self.out_proj, self.heads)
-        tokens = self.image_norm(
-            tokens + attention.tokens_to_cells(tokens + prompt, cells, cells_pe)
-        )
+        _, mixed = gather(fold_queries(self, tokens + prompt), cells, cells_pe)
+        tokens = self.image_norm(tokens + unfold_values(self, mixed, tokens.shape[1]))
         return prompt + cast(Tensor, self.final_norm(tokens + self.mlp(tokens)))

@@ -13,14 +13,13 @@ plate of 30 px and a face of 900 px are the same task; the matching loss counts 
 (equation 4 alone leaves predicted points free that are nobody's nearest).
 
 Coordinates here are (x, y) as shares of the padded input square, (pixel + 0.5) / side, so that
-0 and 1 are its borders and grid_sample needs no half-pixel care.
+0 and 1 are its borders.
 """
 
 import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -68,15 +67,6 @@ class PointMatchingModule(nn.Module):
             (B, K, 2) the refined points, within the square.
         """
         batch, count, _ = points.shape
-        side = math.isqrt(image_features.shape[1])
-        grid = image_features.transpose(1, 2).reshape(batch, -1, side, side)
-        sampled = F.grid_sample(
-            grid,
-            2 * points[:, None] - 1,
-            mode="bilinear",
-            padding_mode="border",
-            align_corners=False,
-        )
         center, half_size = contour_frame(points)
         relative = (points - center) / half_size
         place = torch.linspace(0, 2 * math.pi, count + 1, device=points.device)[:-1]
@@ -87,12 +77,40 @@ class PointMatchingModule(nn.Module):
         position = torch.cat(
             [relative] + [f(k * waves) for k in (1, 2) for f in (torch.sin, torch.cos)], dim=2
         )
-        features = torch.cat([sampled[:, :, 0].transpose(1, 2), cyclic, position], dim=2)
+        features = torch.cat([sample_features(image_features, points), cyclic, position], dim=2)
         hidden = first = self.input(features)
         for block in self.blocks:
             hidden = block(hidden)
         offsets = self.head(torch.cat([hidden + first, self.beside(features)], dim=2))
         return (points + half_size * MAX_OFFSET * torch.tanh(offsets)).clamp(0, 1)
+
+
+def sample_features(image_features: Tensor, points: Tensor) -> Tensor:
+    """Interpolate features between the centres of the four cells around each point.
+
+    Only those cells are touched, forward and backward, unlike with `grid_sample`, whose gradient
+    is a whole new grid; the numbers are the same.
+
+    Args:
+        image_features: (B, h·w, C) the cells of a square grid, row by row.
+        points: (B, K, 2) xy shares of the padded square.
+
+    Returns:
+        (B, K, C); beyond the outermost centres, the nearest cell's.
+    """
+    batch, count, _ = points.shape
+    side = math.isqrt(image_features.shape[1])
+    place = (points * side - 0.5).clamp(0, side - 1)
+    low = place.floor().clamp(max=max(side - 2, 0))
+    share = place - low  # of the right or lower neighbour
+    corners = torch.stack([low, (low + 1).clamp(max=side - 1)], dim=2).long()  # (B, K, 2, xy)
+    index = corners[:, :, :, None, 1] * side + corners[:, :, None, :, 0]  # (B, K, row, column)
+    weights = torch.stack([1 - share, share], dim=2)
+    weights = weights[:, :, :, None, 1] * weights[:, :, None, :, 0]
+    width = image_features.shape[2]
+    around = image_features.gather(1, index.view(batch, -1, 1).expand(-1, -1, width))
+    blended = weights.view(batch, count, 1, 4) @ around.view(batch, count, 4, width)
+    return blended[:, :, 0]
 
 
 def contour_frame(points: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from samtune.polygons import Polygon, is_simple, mask_to_polygons, polygons_to_m
 from samtune.prompts import Prompt
 from samtune.sam import MASK_THRESHOLD, Embedding, Sam
 
+_MULTIMASK = (1, 2, 3)  # outputs with a mask each for an ambiguous prompt; 0 is the single mask
 AT_ONCE = 8  # prompts decoded together; more need memory and are no faster on a CPU
 _SMALLEST_CONTOUR = (
     8.0  # pixels of the input frame across; the features cannot resolve smaller ones
@@ -34,7 +35,8 @@ class Prediction:
         mask: (H, W) bool at the image's own size.
         score: the decoder's estimate of the mask's IoU, 0 to 1.
         low_res_logits: (256, 256) float32 in the padded input frame.
-        alternatives: (M, H, W) bool, the three masks of SAM's multimask output.
+        alternatives: (M, H, W) bool, the three masks of SAM's multimask output; none (M = 0)
+            unless they were asked for.
         alternative_scores: (M,) their estimated IoU.
         refined: (H, W) bool, the mask after contour refinement, where it was asked for.
     """
@@ -61,13 +63,19 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(
-        self, embedding: Embedding, prompts: Sequence[Prompt], *, refine: bool = False
+        self,
+        embedding: Embedding,
+        prompts: Sequence[Prompt],
+        *,
+        all_masks: bool = False,
+        refine: bool = False,
     ) -> list[Prediction]:
         """Answer prompts on one image, in their order.
 
         Args:
             embedding: the encoded image.
             prompts: what to segment, in pixels of the original image.
+            all_masks: also give the three masks of the multimask output.
             refine: also refine the contours; the adapter must have a PMM.
 
         Returns:
@@ -86,50 +94,58 @@ class Predictor:
         for group in _alike(prompts):
             for start in range(0, len(group), AT_ONCE):
                 chosen = group[start : start + AT_ONCE]
-                found = self._answer(embedding, features, [prompts[i] for i in chosen], refine)
+                asked = [prompts[i] for i in chosen]
+                found = self._answer(embedding, features, asked, all_masks, refine)
                 answers.update(zip(chosen, found, strict=True))
         return [answers[position] for position in range(len(prompts))]
 
     def _answer(
-        self, embedding: Embedding, features: Tensor, prompts: list[Prompt], refine: bool
+        self,
+        embedding: Embedding,
+        features: Tensor,
+        prompts: list[Prompt],
+        all_masks: bool,
+        refine: bool,
     ) -> list[Prediction]:
-        tokens = self.sam.encode_prompts(prompts, embedding.original_size)
+        sam, decoder = self.sam, self.sam.decoder
+        prompt_tokens = sam.encode_prompts(prompts, embedding.original_size)
         if self.adapter is not None:
-            tokens = self.adapter.plm(tokens, features, self.sam.image_pe)
-        decoded = self.sam.decode(features, tokens)
-        logits = self.sam.upscale_logits(
-            decoded.low_res_logits, embedding.input_size, embedding.original_size
-        )
+            prompt_tokens = self.adapter.plm(prompt_tokens, features, sam.image_pe)
+        tokens, cells = decoder.attend(features, sam.image_pe, prompt_tokens, sam.no_mask)
+        estimates = decoder.predict_iou(tokens)
+        if self.adapter is not None:
+            estimates = self.adapter.selector(tokens, estimates)
+        # Which mask it will be is known before any is decoded.
+        outputs = self._choose(prompts[0], estimates)
+        if all_masks:
+            outputs = torch.cat([outputs, torch.tensor(_MULTIMASK).expand(len(prompts), -1)], dim=1)
+        blocks = decoder.mask_blocks(tokens, cells, outputs.to(sam.device))
+        low_res_logits = decoder.assemble(blocks, (features.shape[-2], features.shape[-1]))
+        logits = sam.upscale_logits(low_res_logits, embedding.input_size, embedding.original_size)
         masks = (logits > MASK_THRESHOLD).cpu().numpy()
-        estimates = decoded.iou_predictions
-        if self.adapter is not None:
-            estimates = self.adapter.selector(decoded.tokens, estimates)
-        scores = estimates.cpu().numpy()
-        predictions = []
-        for position, prompt in enumerate(prompts):
-            output = self._output(prompt, scores[position])
-            mask = masks[position, output]
-            refined = None
-            if refine:
-                refined = self.refine(embedding, decoded.image_features[position], mask)
-            predictions.append(
-                Prediction(
-                    mask=mask,
-                    score=float(np.clip(scores[position, output], 0, 1)),
-                    low_res_logits=decoded.low_res_logits[position, output].cpu().numpy(),
-                    alternatives=masks[position, 1:],
-                    alternative_scores=scores[position, 1:].clip(0, 1),
-                    refined=refined,
-                )
+        scores = estimates.cpu().gather(1, outputs).clip(0, 1).numpy()
+        low_res = low_res_logits[:, 0].cpu().numpy()
+        return [
+            Prediction(
+                mask=masks[position, 0],
+                score=float(scores[position, 0]),
+                low_res_logits=low_res[position],
+                alternatives=masks[position, 1:],
+                alternative_scores=scores[position, 1:],
+                refined=self.refine(embedding, cells[position], masks[position, 0])
+                if refine
+                else None,
             )
-        return predictions
+            for position in range(len(prompts))
+        ]
 
-    def _output(self, prompt: Prompt, scores: NDArray[np.float32]) -> int:
-        """Which of the four masks to return."""
+    def _choose(self, prompt: Prompt, estimates: Tensor) -> Tensor:
+        """Which of the four masks to return, (B, 1), for B prompts of the same form."""
         if self.adapter is not None:
-            return int(scores.argmax())
-        ambiguous = prompt.box is None and len(prompt.points) == 1
-        return 1 + int(scores[1:].argmax()) if ambiguous else 0
+            return estimates.cpu().argmax(dim=1, keepdim=True)
+        if prompt.box is None and len(prompt.points) == 1:  # ambiguous
+            return 1 + estimates[:, 1:].cpu().argmax(dim=1, keepdim=True)
+        return torch.zeros(len(estimates), 1, dtype=torch.int64)
 
     def refine(
         self, embedding: Embedding, image_features: Tensor, mask: NDArray[np.bool_]

@@ -108,7 +108,9 @@ class Sam(nn.Module):
     def image_pe(self) -> Tensor:
         """(1, 256, h, w) the dense positional encoding of the image's cells."""
         with torch.inference_mode(False):  # the PLM's training needs an ordinary tensor
-            return self.prompt_encoder.get_dense_pe().detach()  # type: ignore[no-any-return]
+            pe = self.prompt_encoder.get_dense_pe().detach()
+            # Cell by cell in memory, as attention takes it.
+            return pe.contiguous(memory_format=torch.channels_last)  # type: ignore[no-any-return]
 
     @cached_property
     def no_mask(self) -> Tensor:
@@ -212,7 +214,7 @@ class Sam(nn.Module):
         image_embeddings: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor | None = None,
-        outputs: slice = slice(None),
+        outputs: Tensor | None = None,
     ) -> Decoded:
         """Decode B prompts on I images; shapes as `FrozenDecoder.forward`, no mask by default."""
         dense = self.no_mask if dense_prompt_embeddings is None else dense_prompt_embeddings

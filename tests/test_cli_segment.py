@@ -46,7 +46,7 @@ def read_mask(path):
 def predicted(sam, image, prompt, adapter=None):
     """The library's answer."""
     _, embedding = EmbeddingCache().encode(read_image(Path(image)), sam)
-    return Predictor(sam, adapter).predict(embedding, [prompt])[0]
+    return Predictor(sam, adapter).predict(embedding, [prompt], all_masks=True)[0]
 
 
 def told(result):

@@ -118,12 +118,12 @@ def truncated(content):
         truncated,
         lambda content: b"",
         lambda content: b"not an embedding",
-        lambda content: safetensors.torch.save({"features": torch.zeros(256, 8, 8)}),
+        lambda content: safetensors.torch.save({"cells": torch.zeros(8, 8, 256)}),
         lambda content: safetensors.torch.save(
             {"other": torch.zeros(256, 8, 8)}, {"original_size": "24,32"}
         ),
         lambda content: safetensors.torch.save(
-            {"features": torch.zeros(256, 8, 8)}, {"original_size": "24"}
+            {"cells": torch.zeros(8, 8, 256)}, {"original_size": "24"}
         ),
     ],
     ids=["truncated", "empty", "text", "without a size", "another tensor", "half a size"],

@@ -27,7 +27,7 @@ def predictions(dataset, predictor):
     for pair in dataset.pairs:  # one object in each image
         target = read_labels(pair.mask) > 0
         _, embedding = EmbeddingCache().encode(read_image(pair.image), predictor.sam)
-        yield predictor.predict(embedding, [center_point(target)])[0], target
+        yield predictor.predict(embedding, [center_point(target)], all_masks=True)[0], target
 
 
 @pytest.mark.parametrize("adapted", [False, True], ids=["plain SAM", "an adapter"])

@@ -86,14 +86,22 @@ def test_other_prompts_get_the_single_mask(tiny_sam, embedding, prompt):
 
 def test_alternatives_are_the_three_masks_with_their_scores(tiny_sam, embedding):
     masks, decoded = decode(tiny_sam, embedding, POINT)
-    (prediction,) = Predictor(tiny_sam).predict(embedding, [POINT])
+    (prediction,) = Predictor(tiny_sam).predict(embedding, [POINT], all_masks=True)
     assert np.array_equal(prediction.alternatives, masks[1:])
     expected = decoded.iou_predictions[0, 1:].clip(0, 1).numpy()
     np.testing.assert_allclose(prediction.alternative_scores, expected, atol=1e-5)
 
 
+def test_alternatives_are_only_made_when_asked_for(tiny_sam, embedding):
+    (alone,) = Predictor(tiny_sam).predict(embedding, [POINT])
+    (prediction,) = Predictor(tiny_sam).predict(embedding, [POINT], all_masks=True)
+    assert np.array_equal(alone.mask, prediction.mask)
+    assert alone.score == prediction.score
+    assert alone.alternatives.shape == (0, *SIZE)
+
+
 def test_masks_have_the_images_own_size_and_scores_are_fractions(tiny_sam, embedding):
-    (prediction,) = Predictor(tiny_sam).predict(embedding, [POINT])
+    (prediction,) = Predictor(tiny_sam).predict(embedding, [POINT], all_masks=True)
     assert prediction.mask.shape == SIZE
     assert prediction.mask.dtype == bool
     assert prediction.alternatives.shape == (3, *SIZE)

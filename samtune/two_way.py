@@ -1,0 +1,203 @@
+"""The decoder's two-way transformer, frozen, with less work for the same numbers.
+
+A few tokens T (the IoU token, four mask tokens, the prompt) and the N = 4096 cells of an image
+attend to each other (Kirillov et al. 2023, https://arxiv.org/abs/2304.02643, appendix A).
+segment-anything projects all cells for every prompt; here the few tokens go to the cells
+instead, from tokens to cells as in attention.py, and from cells to tokens, per head, with x_n a
+cell, k_t and v_t a token's key and value:
+
+    (W_q x_n + b_q) · k_t  =  (W_qᵀ k_t) · x_n + b_q · k_t
+    W_o Σ_t P_nt v_t       =  Σ_t P_nt (W_o v_t)
+
+so that a layer costs 4 · N · (heads · T) · 256 multiply-accumulates instead of
+6 · N · 128 · 256 plus the attention itself. Prompts of one image share its cells through the
+first layer.
+
+Backward, only the tokens need a gradient. What is done to tokens is left to autograd; what is
+done to cells is written out, because each use of the cells adds a product of two thin matrices
+to their gradient, Σ_k a_kn b_k: put side by side, all uses of a layer's cells are one matrix
+product onto the gradient that came from above, and none makes a gradient of all cells of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from samtune.attention import (
+    Projections,
+    fold_queries,
+    gather,
+    gather_backward,
+    softmax_backward,
+    split_heads,
+    unfold_values,
+)
+
+
+def two_way(
+    transformer: Any, prompt: Tensor, cells: Tensor, cells_pe: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Let tokens and cells attend to each other.
+
+    Args:
+        transformer: segment-anything's TwoWayTransformer, frozen.
+        prompt: (B, T, C) tokens; the only ones that a gradient reaches.
+        cells: (I, N, C), B a multiple of I, the prompts of one image in a row.
+        cells_pe: (1, N, C) positional encoding.
+
+    Returns:
+        (B, T, C) tokens and (B, N, C) cells.
+    """
+    result = _Attend.apply(prompt, cells, cells_pe, transformer)  # type: ignore[no-untyped-call]
+    return cast(tuple[Tensor, Tensor], result)
+
+
+def _fold_answers(
+    attention: Projections, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What cells see of the tokens: (B, heads · T, C), (B, heads · T, 1), and take from them.
+
+    A cell's weights sum to one in every head, so that each head's tokens can carry their share
+    of the output's bias.
+    """
+    heads, width = attention.num_heads, keys.shape[-1]
+    projected = split_heads(attention, attention.k_proj(keys))
+    projected = projected * projected.shape[-1] ** -0.5
+    folded = projected @ attention.q_proj.weight.view(heads, -1, width)
+    offset = projected @ attention.q_proj.bias.view(heads, -1, 1)
+    out_weight = attention.out_proj.weight.view(width, heads, -1).permute(1, 2, 0)
+    outputs = split_heads(attention, attention.v_proj(values)) @ out_weight
+    outputs = outputs + attention.out_proj.bias / heads
+    return folded.flatten(1, 2), offset.flatten(1, 2), outputs.flatten(1, 2)
+
+
+class _Stage:
+    """A step on tokens, with autograd's graph of it alone."""
+
+    def __init__(self, step: Callable[..., Any], inputs: tuple[Tensor, ...], keep: bool) -> None:
+        with torch.set_grad_enabled(keep):
+            inputs = tuple(one.detach().requires_grad_(keep) for one in inputs)
+            result = step(*inputs)
+        graph: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
+        self.outputs = tuple(one.detach() for one in graph)
+        if keep:
+            self.inputs, self.graph = inputs, graph
+
+    def backward(self, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of the inputs from those of the outputs."""
+        return torch.autograd.grad(self.graph, self.inputs, gradients)
+
+
+class _Layer:
+    """One layer's forward, and what its backward needs."""
+
+    def __init__(
+        self, layer: Any, tokens: Tensor, prompt: Tensor, cells: Tensor, pe: Tensor, keep: bool
+    ) -> None:
+        self.cells, self.cells_pe = cells, cells + pe
+        self.heads = layer.cross_attn_image_to_token.num_heads
+        self.ask = _Stage(lambda *given: _ask(layer, *given), (tokens, prompt), keep)
+        held, self.queries = self.ask.outputs
+        self.weights, mixed = gather(self.queries, cells, self.cells_pe)
+        self.tell = _Stage(lambda *given: _tell(layer, *given), (held, mixed, prompt), keep)
+        self.tokens, self.folded, offset, self.given = self.tell.outputs
+        scores = self.folded.reshape(cells.shape[0], -1, cells.shape[-1])
+        scores = (scores @ self.cells_pe.transpose(1, 2)).view(*self.folded.shape[:2], -1)
+        self.shares = torch.softmax(self._by_head(scores + offset), dim=2).flatten(1, 2)
+        if cells.shape[0] != len(prompt):
+            cells = cells.repeat_interleave(len(prompt) // cells.shape[0], dim=0)
+        moved = torch.baddbmm(cells, self.shares.transpose(1, 2), self.given)
+        self.norm = _Stage(layer.norm4, (moved,), keep)
+        (self.moved,) = self.norm.outputs
+
+    def _by_head(self, scores: Tensor) -> Tensor:
+        return scores.view(len(scores), self.heads, -1, scores.shape[-1])
+
+    def backward(
+        self, d_tokens: Tensor, d_moved: Tensor, *, first: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradients of the layer's tokens, prompt and (unless it is the first) cells."""
+        images, count, _ = self.cells.shape
+        (d_cells,) = self.norm.backward(d_moved)
+        d_given = self.shares @ d_cells
+        d_scores = self._by_head(self.given @ d_cells.transpose(1, 2))
+        d_scores = softmax_backward(d_scores, self._by_head(self.shares), 2).flatten(1, 2)
+        d_folded = d_scores.reshape(images, -1, count) @ self.cells_pe
+        d_offset = d_scores.sum(dim=2, keepdim=True)
+        d_held, d_mixed, d_prompt = self.tell.backward(
+            d_tokens, d_folded.view(self.folded.shape), d_offset, d_given
+        )
+        d_weights, d_queries = gather_backward(d_mixed, self.weights, self.cells, self.cells_pe)
+        d_tokens, more = self.ask.backward(d_held, d_queries)
+        if first:
+            return d_tokens, d_prompt + more, None
+        thin = torch.cat([d_scores, d_weights, self.weights], dim=1)
+        vectors = torch.cat([self.folded, self.queries, d_mixed], dim=1)
+        return d_tokens, d_prompt + more, d_cells.baddbmm_(thin.transpose(1, 2), vectors)
+
+
+def _ask(layer: Any, tokens: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention among tokens; what they go to the cells with."""
+    if layer.skip_first_layer_pe:
+        tokens = layer.self_attn(q=tokens, k=tokens, v=tokens)
+    else:
+        query = tokens + prompt
+        tokens = tokens + layer.self_attn(q=query, k=query, v=tokens)
+    tokens = layer.norm1(tokens)
+    return tokens, fold_queries(layer.cross_attn_token_to_image, tokens + prompt)
+
+
+def _tell(layer: Any, tokens: Tensor, mixed: Tensor, prompt: Tensor) -> tuple[Tensor, ...]:
+    """What tokens make of the cells they gathered, and what they have for the cells."""
+    gathered = unfold_values(layer.cross_attn_token_to_image, mixed, tokens.shape[1])
+    tokens = layer.norm2(tokens + gathered)
+    tokens = layer.norm3(tokens + layer.mlp(tokens))
+    return tokens, *_fold_answers(layer.cross_attn_image_to_token, tokens + prompt, tokens)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, prompt: Tensor, cells: Tensor, pe: Tensor, transformer: Any
+    ) -> tuple[Tensor, Tensor]:
+        keep = prompt.requires_grad
+        attention, norm = transformer.final_attn_token_to_image, transformer.norm_final_attn
+        tokens, layers = prompt, []
+        for upstream in transformer.layers:
+            layer = _Layer(upstream, tokens, prompt, cells, pe, keep)
+            tokens, cells = layer.tokens, layer.moved
+            if keep:
+                layers.append(layer)
+            del layer
+        cells_pe = cells + pe
+        ask = _Stage(
+            lambda tokens, prompt: fold_queries(attention, tokens + prompt), (tokens, prompt), keep
+        )
+        weights, mixed = gather(ask.outputs[0], cells, cells_pe)
+        finish = _Stage(
+            lambda tokens, mixed: norm(tokens + unfold_values(attention, mixed, tokens.shape[1])),
+            (tokens, mixed),
+            keep,
+        )
+        if keep:
+            ctx.layers, ctx.final = layers, (ask, finish, weights, cells, cells_pe)
+        # New tensors: were one that ctx holds to be returned, each would keep the other alive.
+        return finish.outputs[0].detach(), cells.detach()
+
+    @staticmethod
+    def backward(ctx: Any, d_tokens: Tensor, d_cells: Tensor) -> Any:
+        ask, finish, weights, cells, cells_pe = ctx.final
+        d_held, d_mixed = finish.backward(d_tokens)
+        d_weights, d_queries = gather_backward(d_mixed, weights, cells, cells_pe)
+        d_tokens, d_prompt = ask.backward(d_queries)
+        d_tokens = d_tokens + d_held
+        thin = torch.cat([d_weights, weights], dim=1)
+        d_cells = torch.baddbmm(
+            d_cells, thin.transpose(1, 2), torch.cat([ask.outputs[0], d_mixed], dim=1)
+        )
+        for number, layer in reversed(list(enumerate(ctx.layers))):
+            d_tokens, more, d_cells = layer.backward(d_tokens, d_cells, first=number == 0)
+            d_prompt = d_prompt + more
+        return d_tokens + d_prompt, None, None, None

@@ -1,0 +1,100 @@
+"""A training step is the plain one, only with less work."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from samtune.config import FitConfig
+from samtune.dataset import load_dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.learner import EncodedImages, Learner
+from samtune.supervision import Supervision, draw_prompts
+from samtune.views import Shot
+
+PLAIN_LOOP = Path(__file__).parent.parent / "benchmarks" / "plain_loop.py"
+
+
+@pytest.fixture(scope="module")
+def plain_loop():
+    """What people write, from the benchmarks: segment-anything's decoder and torch's attention."""
+    spec = importlib.util.spec_from_file_location("plain_loop", PLAIN_LOOP)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def images(toy_folder, tiny_sam, tmp_path):
+    dataset = load_dataset(toy_folder)
+    cache = EmbeddingCache(tmp_path)
+    shots = [Shot(pair.image) for pair in dataset.pairs]
+    keys = [cache.encode(shot.read(), tiny_sam)[0] for shot in shots]
+    return EncodedImages(tiny_sam, cache, shots, keys)
+
+
+@pytest.fixture
+def objects(toy_folder, tiny_sam):
+    rng = np.random.default_rng(0)
+    dataset = load_dataset(toy_folder)
+    return [Supervision.of(thing, tiny_sam.image_size, rng) for thing in dataset.objects]
+
+
+def start_from(plain_plm, plm):
+    """Give the plain PLM the weights of samtune's."""
+    state = {
+        name: value
+        for name, value in plm.state_dict().items()
+        if name.startswith(("self_", "image_norm", "mlp", "final_norm"))
+    }
+    projections = plm.q_proj, plm.k_proj, plm.v_proj
+    state["image_attention.in_proj_weight"] = torch.cat([one.weight for one in projections])
+    state["image_attention.in_proj_bias"] = torch.cat([one.bias for one in projections])
+    state["image_attention.out_proj.weight"] = plm.out_proj.weight
+    state["image_attention.out_proj.bias"] = plm.out_proj.bias
+    plain_plm.load_state_dict(state)
+    return plain_plm
+
+
+def as_masks(sam, sample):
+    """The (32, 32) target, and what of it is in the image, of a sample of all cells."""
+    masks = []
+    for blocks in (sample.target, sample.weight):
+        cells = np.zeros((64, 16), np.float32)
+        cells[sample.index[sample.weight.any(axis=1)]] = blocks[sample.weight.any(axis=1)]
+        masks.append(sam.decoder.assemble(torch.from_numpy(cells)[None, None], (8, 8))[0, 0])
+    return masks[0], masks[1] > 0
+
+
+def test_with_all_cells_the_loss_curve_is_that_of_the_plain_loop(
+    plain_loop, tiny_sam, images, objects
+):
+    config = FitConfig(cells=64, batch_size=1, pmm=False, warmup_objects=10)
+    learner = Learner(tiny_sam, config, images, objects, total=50, first_offset=1.0)
+    plm = start_from(plain_loop.PlainPLM(), learner.learned["plm"])
+    modules = tiny_sam.prompt_encoder, tiny_sam.decoder.layers
+    plain = plain_loop.PlainLoop(*modules, plm, temperature=config.output_temperature)
+    expected = []
+    for _ in range(learner.steps):
+        rng = np.random.default_rng([config.seed, 2, learner.step])
+        (index,) = learner.indices()
+        one = objects[index]
+        points, labels, boxes = draw_prompts([one], config.click_share, rng)
+        target, valid = as_masks(tiny_sam, one.sample_cells(64, rng))
+        expected.append(
+            plain.step(
+                images.batch([one.image_index]),
+                (torch.from_numpy(points), torch.from_numpy(labels)) if points.size else None,
+                None if boxes is None else torch.from_numpy(boxes),
+                target,
+                valid,
+                config.learning_rate * learner.schedule(),
+            )
+        )
+        learner.train_step()
+    assert max(expected) - min(expected) > 0.1  # it did learn
+    np.testing.assert_allclose(learner.losses, expected, atol=1e-3)
