@@ -39,7 +39,6 @@ from samtune.prompts import Prompt, center_point
 from samtune.sam import Sam, load_sam
 from samtune.selector import OutputSelector
 from samtune.supervision import Supervision
-from samtune.views import Shot
 
 Side = Callable[[], object]
 
@@ -71,9 +70,9 @@ class Bench:
         self.sam: Sam = load_sam(resolve("mobile_sam"))
         self.dataset: Dataset = load_dataset(folder).subset(range(8))
         self.cache = EmbeddingCache(Path(tempfile.mkdtemp(prefix="samtune-speed-")))
-        self.shots = [Shot(pair.image) for pair in self.dataset.pairs]
-        self.keys = [self.cache.encode(shot.read(), self.sam)[0] for shot in self.shots]
-        self.images = EncodedImages(self.sam, self.cache, self.shots, self.keys)
+        pairs = self.dataset.pairs
+        keys = [self.cache.encode(read_image(pair.image), self.sam)[0] for pair in pairs]
+        self.images = EncodedImages(self.sam, self.cache, pairs, keys)
         rng = np.random.default_rng(0)
         self.objects = [Supervision.of(one, 1024, rng) for one in self.dataset.objects]
 

@@ -157,11 +157,9 @@ def _read_data(
         # Held-out masks mean what the training masks mean, whatever numbers happen to be in them.
         held_out = read_data(terminal, val, class_id, dataset.reading.meaning)
         train = _apart(terminal, dataset, held_out)
-    views = config.views_of(len(train.pairs))
-    more = f" and {count(views, 'view')} of them" if views else ""
     terminal.say(
         f"training on {count(len(train.pairs), 'image')} with "
-        f"{count(len(train.objects), 'object')}{more}; held out: "
+        f"{count(len(train.objects), 'object')}; held out: "
         f"{count(len(held_out.pairs), 'image')} with {count(len(held_out.objects), 'object')}"
     )
     return train, held_out

@@ -14,12 +14,10 @@ class FitConfig:
     method: str = "plm"  # the Prompt Learning Module; the only one so far
     seed: int = 0
     epochs: int | None = None  # passes over the training objects; None: `objects` decides
-    objects: int = 3000  # objects seen in training when `epochs` does not say
+    objects: int = 5000  # objects seen in training when `epochs` does not say
     max_minutes: float | None = None  # stop training after so long, keeping the best
     val_fraction: float = 0.2  # share of the images held out when no folder is given
-    views: int = 200  # further views of training images to encode, at most (views.py)
-    views_per_image: int = 4  # and at most as many of each
-    batch_size: int = 1  # objects a step: more steps in the same minutes
+    batch_size: int = 2  # objects a step; one alone is slower for each, more are no faster
     learning_rate: float = 1e-3  # AdamW, of the PLM; cosine decay to 0
     weight_decay: float = 0.01  # Kim et al. 2024, section 5.1
     warmup_objects: int = 200  # linear; the paper's 250 steps of 10 are a share of 1 %
@@ -38,8 +36,5 @@ class FitConfig:
     pmm_rate: float = 3e-4  # learning rate of the PMM
     pmm_jitter: float = 0.2  # of the object's half size
     validations: int = 10  # looks at the held-out objects during training
-    patience: int = 6  # looks without progress after which training stops
-
-    def views_of(self, images: int) -> int:
-        """How many views of a number of training images are encoded beside them."""
-        return min(self.views, self.views_per_image * images)
+    patience: int = 8  # looks without progress after which training stops: late, because many tasks
+    # fall back while the learning rate is high and end above where they were

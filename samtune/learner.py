@@ -21,22 +21,23 @@ from torch import Tensor, nn
 
 from samtune.config import FitConfig
 from samtune.embeddings import EmbeddingCache
+from samtune.images import read_image
 from samtune.losses import MaskScores, score_logits
+from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule, jitter, matching_loss
 from samtune.sam import Sam
 from samtune.selector import OutputSelector
 from samtune.supervision import CellSample, Supervision, draw_prompts
-from samtune.views import Shot
 
 
 class EncodedImages:
     """Loads the embeddings of a few images at a time; memory does not grow with the folder."""
 
     def __init__(
-        self, sam: Sam, cache: EmbeddingCache, shots: Sequence[Shot], keys: Sequence[str]
+        self, sam: Sam, cache: EmbeddingCache, pairs: Sequence[Pair], keys: Sequence[str]
     ) -> None:
-        self._sam, self._cache, self._shots, self._keys = sam, cache, shots, keys
+        self._sam, self._cache, self._pairs, self._keys = sam, cache, pairs, keys
 
     def batch(self, image_indices: Sequence[int]) -> Tensor:
         """(B, 256, h, w) float32 features on the model's device."""
@@ -44,7 +45,7 @@ class EncodedImages:
         for index in image_indices:
             embedding = self._cache.load(self._keys[index], self._sam)
             if embedding is None:  # removed meanwhile, by the size limit or by hand
-                _, embedding = self._cache.encode(self._shots[index].read(), self._sam)
+                _, embedding = self._cache.encode(read_image(self._pairs[index].image), self._sam)
             features.append(embedding.features)
         cells = torch.stack([one.permute(1, 2, 0) for one in features])  # as they lie in memory
         return cells.to(self._sam.device, torch.float32).permute(0, 3, 1, 2)

@@ -21,8 +21,9 @@ from samtune.config import FitConfig
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import Scores, evaluate
+from samtune.images import read_image
 from samtune.learner import EncodedImages, Learner
-from samtune.masks import DatasetObject
+from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
 from samtune.predictor import Predictor
@@ -30,7 +31,6 @@ from samtune.resume import read_state, write_state
 from samtune.sam import Sam
 from samtune.selector import OutputSelector
 from samtune.supervision import Supervision
-from samtune.views import Shot, draw_views, seen_through
 
 _LOOK_AT = 100  # held-out objects in a look during training; the end scores all of them
 _SAVE_EVERY = 60.0  # seconds between states to resume from
@@ -118,16 +118,11 @@ def fit(
         SamtuneError: a file cannot be read or written, or the state belongs to another fit.
     """
     started = time.monotonic()
-    shots = [Shot(pair.image) for pair in [*train.pairs, *val.pairs]]
-    more_shots, more_objects = _views(train, config, first_index=len(shots))
-    shots += more_shots
-    keys = _encode(shots, sam, cache, on_progress)
-    images = EncodedImages(sam, cache, shots, keys)
+    keys = _encode([*train.pairs, *val.pairs], sam, cache, on_progress)
+    images = EncodedImages(sam, cache, [*train.pairs, *val.pairs], keys)
     encoded = time.monotonic()
     rng = np.random.default_rng([config.seed, 1])
-    objects = [
-        Supervision.of(thing, sam.image_size, rng) for thing in [*train.objects, *more_objects]
-    ]
+    objects = [Supervision.of(thing, sam.image_size, rng) for thing in train.objects]
     held_out = [
         replace(one, image_index=one.image_index + len(train.pairs))
         for one in (Supervision.of(thing, sam.image_size, rng) for thing in val.objects)
@@ -189,23 +184,6 @@ def fit(
     )
 
 
-def _views(
-    train: Dataset, config: FitConfig, first_index: int
-) -> tuple[list[Shot], list[DatasetObject]]:
-    """Views of the training images, numbered from `first_index` on, and the objects in them."""
-    things: dict[int, list[DatasetObject]] = {}
-    for thing in train.objects:
-        things.setdefault(thing.image_index, []).append(thing)
-    shots: list[Shot] = []
-    objects: list[DatasetObject] = []
-    rng = np.random.default_rng([config.seed, 4])
-    for index, view in draw_views(train.objects, config.views_of(len(train.pairs)), rng):
-        seen = [seen_through(view, thing, first_index + len(shots)) for thing in things[index]]
-        objects += [thing for thing in seen if thing is not None]
-        shots.append(Shot(train.pairs[index].image, view))
-    return shots, objects
-
-
 def _with_scores(info: AdapterInfo, base: Scores, adapted: Scores) -> AdapterInfo:
     scores = {
         "base_iou": base.iou,
@@ -220,17 +198,17 @@ def _with_scores(info: AdapterInfo, base: Scores, adapted: Scores) -> AdapterInf
 
 
 def _encode(
-    shots: Sequence[Shot], sam: Sam, cache: EmbeddingCache, on_progress: Callable[[Progress], None]
+    pairs: Sequence[Pair], sam: Sam, cache: EmbeddingCache, on_progress: Callable[[Progress], None]
 ) -> list[str]:
     """Make sure that every image's embedding is in the cache; return the keys."""
     keys = []
     started = time.monotonic()
-    on_progress(Progress("encode", 0, len(shots)))
-    for done, shot in enumerate(shots, start=1):
-        key, _ = cache.encode(shot.read(), sam)
+    on_progress(Progress("encode", 0, len(pairs)))
+    for done, pair in enumerate(pairs, start=1):
+        key, _ = cache.encode(read_image(pair.image), sam)
         keys.append(key)
-        left = (time.monotonic() - started) / done * (len(shots) - done)
-        on_progress(Progress("encode", done, len(shots), seconds_left=left))
+        left = (time.monotonic() - started) / done * (len(pairs) - done)
+        on_progress(Progress("encode", done, len(pairs), seconds_left=left))
     return keys
 
 

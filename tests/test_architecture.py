@@ -30,7 +30,6 @@ READING_ORDER = [
     "plm",
     "selector",
     "pmm",
-    "views",
     "supervision",
     "adapter",
     "predictor",

@@ -10,9 +10,9 @@ import torch
 from samtune.config import FitConfig
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
+from samtune.images import read_image
 from samtune.learner import EncodedImages, Learner
 from samtune.supervision import Supervision, draw_prompts
-from samtune.views import Shot
 
 PLAIN_LOOP = Path(__file__).parent.parent / "benchmarks" / "plain_loop.py"
 
@@ -32,9 +32,8 @@ def plain_loop():
 def images(toy_folder, tiny_sam, tmp_path):
     dataset = load_dataset(toy_folder)
     cache = EmbeddingCache(tmp_path)
-    shots = [Shot(pair.image) for pair in dataset.pairs]
-    keys = [cache.encode(shot.read(), tiny_sam)[0] for shot in shots]
-    return EncodedImages(tiny_sam, cache, shots, keys)
+    keys = [cache.encode(read_image(pair.image), tiny_sam)[0] for pair in dataset.pairs]
+    return EncodedImages(tiny_sam, cache, dataset.pairs, keys)
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from samtune.training import fit
 
 QUICK = FitConfig(  # 8 steps, a look at the held-out objects after every second
     objects=16,
-    views=0,
     batch_size=2,
     validations=4,
     patience=4,
@@ -241,24 +240,6 @@ def test_each_image_is_encoded_once_and_by_a_second_fit_not_at_all(run):
     assert len(runs) == 8
     run(replace(QUICK, seed=1), sam=sam, cache=EmbeddingCache())
     assert len(runs) == 8
-
-
-def test_views_are_encoded_and_learned_from_beside_the_images(run, whole):
-    sam = build_tiny_sam()
-    runs = []
-    sam.image_encoder.register_forward_hook(lambda *_: runs.append(None))
-    viewed = run(replace(QUICK, views=5), sam=sam, cache=EmbeddingCache())
-    assert len(runs) == 8 + 5
-    assert not same(viewed, whole)
-    assert viewed.adapter.info.data["train_objects"] == 6  # views are no objects of the user's
-    again = run(replace(QUICK, views=5), sam=sam, cache=EmbeddingCache())
-    assert len(runs) == 8 + 5
-    assert same(again, viewed)
-
-
-def test_views_are_limited_in_all_and_for_each_image():
-    config = FitConfig(views=10, views_per_image=4)
-    assert [config.views_of(images) for images in (1, 2, 3, 100)] == [4, 8, 10, 10]
 
 
 class WatchedCache(EmbeddingCache):
