@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from samtune.attention import (
     Projections,
@@ -158,6 +159,8 @@ def _tell(layer: Any, tokens: Tensor, mixed: Tensor, prompt: Tensor) -> tuple[Te
 
 
 class _Attend(torch.autograd.Function):
+    """All layers and the last attention as one node of autograd's graph."""
+
     @staticmethod
     def forward(
         ctx: Any, prompt: Tensor, cells: Tensor, pe: Tensor, transformer: Any
@@ -187,6 +190,7 @@ class _Attend(torch.autograd.Function):
         return finish.outputs[0].detach(), cells.detach()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_tokens: Tensor, d_cells: Tensor) -> Any:
         ask, finish, weights, cells, cells_pe = ctx.final
         d_held, d_mixed = finish.backward(d_tokens)

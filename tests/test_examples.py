@@ -1,6 +1,5 @@
 """The example task in examples/: what its pictures and masks promise."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +9,14 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import ROOT, load_script
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "make_banners.py"
+SCRIPT = ROOT / "examples" / "make_banners.py"
 
 
 @pytest.fixture(scope="module")
 def make_banners() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_banners", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/make_banners.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """A training step is the plain one, only with less work."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 
 from samtune.config import FitConfig
 from samtune.dataset import load_dataset
@@ -14,18 +12,11 @@ from samtune.images import read_image
 from samtune.learner import EncodedImages, Learner
 from samtune.supervision import Supervision, draw_prompts
 
-PLAIN_LOOP = Path(__file__).parent.parent / "benchmarks" / "plain_loop.py"
-
 
 @pytest.fixture(scope="module")
 def plain_loop():
     """What people write, from the benchmarks: segment-anything's decoder and torch's attention."""
-    spec = importlib.util.spec_from_file_location("plain_loop", PLAIN_LOOP)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/plain_loop.py")
 
 
 @pytest.fixture
