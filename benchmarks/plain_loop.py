@@ -7,9 +7,12 @@ masks, one object a step. `tests/test_learner.py` holds that samtune's steps giv
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from samtune.supervision import CellSample
 
 
 class PlainPLM(nn.Module):
@@ -60,6 +63,27 @@ def mask_loss(
     iou = (found & true).sum(dim=1) / (found | true).sum(dim=1).clamp(min=1)
     weights = torch.softmax(-losses.detach() / temperature, dim=0)
     return (weights * (losses + (estimates - iou) ** 2)).sum()
+
+
+def whole_target(sample: CellSample, grid: int) -> tuple[Tensor, Tensor]:
+    """Put a sample of all cells together.
+
+    Args:
+        sample: from `Supervision.sample_cells`, asked for as many cells as there are.
+        grid: cells on a side.
+
+    Returns:
+        (4 · grid, 4 · grid) the target, and whether each of its logits is in the image.
+    """
+    masks = []
+    rows = sample.weight.any(axis=1)  # the others only fill up for cells of padding
+    for blocks in (sample.target, sample.weight):
+        cells = np.zeros((grid * grid, 16), np.float32)
+        cells[sample.index[rows]] = blocks[rows]
+        split = cells.reshape(grid, grid, 2, 2, 2, 2)  # cell, coarse half, fine half
+        mask = split.transpose(0, 2, 4, 1, 3, 5).reshape(4 * grid, 4 * grid)
+        masks.append(torch.from_numpy(np.ascontiguousarray(mask)))
+    return masks[0], masks[1] > 0
 
 
 class PlainLoop:

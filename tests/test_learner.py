@@ -50,16 +50,6 @@ def start_from(plain_plm, plm):
     return plain_plm
 
 
-def as_masks(sam, sample):
-    """The (32, 32) target, and what of it is in the image, of a sample of all cells."""
-    masks = []
-    for blocks in (sample.target, sample.weight):
-        cells = np.zeros((64, 16), np.float32)
-        cells[sample.index[sample.weight.any(axis=1)]] = blocks[sample.weight.any(axis=1)]
-        masks.append(sam.decoder.assemble(torch.from_numpy(cells)[None, None], (8, 8))[0, 0])
-    return masks[0], masks[1] > 0
-
-
 def test_with_all_cells_the_loss_curve_is_that_of_the_plain_loop(
     plain_loop, tiny_sam, images, objects
 ):
@@ -74,7 +64,7 @@ def test_with_all_cells_the_loss_curve_is_that_of_the_plain_loop(
         (index,) = learner.indices()
         one = objects[index]
         points, labels, boxes = draw_prompts([one], config.click_share, rng)
-        target, valid = as_masks(tiny_sam, one.sample_cells(64, rng))
+        target, valid = plain_loop.whole_target(one.sample_cells(64, rng), 8)
         expected.append(
             plain.step(
                 images.batch([one.image_index]),
