@@ -27,7 +27,7 @@ from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule, jitter, matching_loss
 from samtune.sam import Sam
-from samtune.selector import OutputSelector
+from samtune.selector import OutputSelector, best_of_three
 from samtune.supervision import CellSample, Supervision, draw_prompts
 
 
@@ -210,10 +210,10 @@ class Learner:
             found = self._score(tokens, cells, samples).iou
             estimate = self.sam.decoder.predict_iou(tokens)
             if not plain:
-                chosen = self.average["selector"](tokens, estimate).argmax(dim=1)
+                chosen = self.average["selector"](tokens, estimate).argmax(dim=1, keepdim=True)
             else:
-                chosen = 1 + estimate[:, 1:].argmax(dim=1)
-            scores += found.gather(1, chosen[:, None])[:, 0].tolist()
+                chosen = best_of_three(estimate)
+            scores += found.gather(1, chosen)[:, 0].tolist()
         return float(np.mean(scores))
 
     def _score(self, tokens: Tensor, cells: Tensor, samples: list[CellSample]) -> MaskScores:

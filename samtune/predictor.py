@@ -19,6 +19,7 @@ from samtune.pmm import resample_contour
 from samtune.polygons import Polygon, is_simple, mask_to_polygons, polygons_to_mask
 from samtune.prompts import Prompt
 from samtune.sam import MASK_THRESHOLD, Embedding, Sam
+from samtune.selector import best_of_three
 
 _MULTIMASK = (1, 2, 3)  # outputs with a mask each for an ambiguous prompt; 0 is the single mask
 AT_ONCE = 8  # prompts decoded together; more need memory and are no faster on a CPU
@@ -144,7 +145,7 @@ class Predictor:
         if self.adapter is not None:
             return estimates.cpu().argmax(dim=1, keepdim=True)
         if prompt.box is None and len(prompt.points) == 1:  # ambiguous
-            return 1 + estimates[:, 1:].cpu().argmax(dim=1, keepdim=True)
+            return best_of_three(estimates.cpu())
         return torch.zeros(len(estimates), 1, dtype=torch.int64)
 
     def refine(

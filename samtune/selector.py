@@ -41,3 +41,15 @@ class OutputSelector(nn.Module):
         from_masks = (tokens[:, 1 : 1 + outputs] * self.from_mask_tokens).sum(dim=2)
         corrected: Tensor = iou_predictions + self.from_iou_token(tokens[:, 0]) + from_masks
         return corrected
+
+
+def best_of_three(iou_predictions: Tensor) -> Tensor:
+    """Plain SAM's own choice for an ambiguous prompt, by predicted IoU.
+
+    Args:
+        iou_predictions: (B, 4) the frozen head's estimate; output 0 is for other prompts.
+
+    Returns:
+        (B, 1) int64 which of the outputs 1 to 3.
+    """
+    return 1 + iou_predictions[:, 1:].argmax(dim=1, keepdim=True)
