@@ -8,7 +8,6 @@ the whole is a matrix product over cells. `tests/test_decoder.py` holds all this
 segment-anything's own forward.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,24 +16,7 @@ from torch import Tensor, nn
 
 from samtune.two_way import two_way
 
-
-@dataclass(frozen=True)
-class Decoded:
-    """What the decoder says about B prompts.
-
-    Attributes:
-        low_res_logits: (B, M, 256, 256) mask logits in the padded input frame, one for each
-            requested mask token; 4 times the grid of the image embedding.
-        iou_predictions: (B, M) the decoder's own estimate of each mask's IoU.
-        tokens: (B, T, 256) IoU token, mask tokens and prompt after the transformer.
-        image_features: (B, N, 256) the cells after the two-way transformer, row by row, before
-            upscaling: f_D of Kim et al. 2024 (https://arxiv.org/abs/2403.09199), section 4.2.
-    """
-
-    low_res_logits: Tensor
-    iou_predictions: Tensor
-    tokens: Tensor
-    image_features: Tensor
+_PLAIN = 5.0  # logits beyond it, all around, are far from a boundary (benchmarks/README.md)
 
 
 class FrozenDecoder(nn.Module):
@@ -48,37 +30,6 @@ class FrozenDecoder(nn.Module):
         super().__init__()
         self.layers: Any = mask_decoder  # all weights stay in upstream's module, under its names
 
-    def forward(
-        self,
-        image_embeddings: Tensor,
-        image_pe: Tensor,
-        sparse_prompt_embeddings: Tensor,
-        dense_prompt_embeddings: Tensor,
-        outputs: Tensor | None = None,
-    ) -> Decoded:
-        """Predict masks for B prompts on I images, B / I consecutive prompts for each image.
-
-        Args:
-            image_embeddings: (I, C, h, w).
-            image_pe: (1, C, h, w) the dense positional encoding.
-            sparse_prompt_embeddings: (B, P, C) prompt tokens.
-            dense_prompt_embeddings: (1, C, 1, 1), or (I or B, C, h, w) mask prompts; B mask
-                prompts make every prompt an image of its own.
-            outputs: (B, M) int64 which mask outputs each prompt wants; None is all four.
-
-        Returns:
-            Logits and predicted IoU of those outputs, and the image features.
-        """
-        height, width = image_embeddings.shape[-2:]
-        tokens, cells = self.attend(
-            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings
-        )
-        logits = self.assemble(self.mask_blocks(tokens, cells, outputs), (height, width))
-        estimates = self.predict_iou(tokens)
-        if outputs is not None:
-            estimates = estimates.gather(1, outputs)
-        return Decoded(logits, estimates, tokens, cells)
-
     def attend(
         self,
         image_embeddings: Tensor,
@@ -86,10 +37,18 @@ class FrozenDecoder(nn.Module):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Run the two-way transformer; arguments as for `forward`.
+        """Run the two-way transformer on B prompts of I images, B / I consecutive ones each.
+
+        Args:
+            image_embeddings: (I, C, h, w).
+            image_pe: (1, C, h, w) the dense positional encoding.
+            sparse_prompt_embeddings: (B, P, C) prompt tokens.
+            dense_prompt_embeddings: (1, C, 1, 1), or (I or B, C, h, w) mask prompts; B mask
+                prompts make every prompt an image of its own.
 
         Returns:
-            (B, T, C) tokens (IoU token, mask tokens, prompt) and (B, N, C) cells, row by row.
+            (B, T, C) tokens (IoU token, mask tokens, prompt) and (B, N, C) cells, row by row,
+            f_D of Kim et al. 2024 (https://arxiv.org/abs/2403.09199), section 4.2.
         """
         if dense_prompt_embeddings.shape[0] > image_embeddings.shape[0]:
             repeats = dense_prompt_embeddings.shape[0] // image_embeddings.shape[0]
@@ -113,17 +72,53 @@ class FrozenDecoder(nn.Module):
             (B, M, K, 16) logits; within a block in the order (row, column) of its coarse half,
             then (row, column) of the fine one.
         """
-        first, norm, _, second, _ = self.layers.output_upscaling
-        batch, count, _ = cells.shape
-        half = _upscale_by_two(cells, first).view(batch, count * 4, -1)
-        half = F.gelu(F.layer_norm(half, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        features = F.gelu(_upscale_by_two(half, second).view(batch, count * 16, -1))
+        weights = self._networks(tokens, outputs)
+        features = self._upscale(cells).flatten(1, 2)
+        logits: Tensor = (features @ weights.transpose(1, 2)).transpose(1, 2)
+        return logits.reshape(*weights.shape[:2], -1, 16)
+
+    def mask_logits(
+        self, tokens: Tensor, cells: Tensor, outputs: Tensor, grid: tuple[int, int]
+    ) -> Tensor:
+        """Decode whole masks, without the cells that are plainly on or off the object.
+
+        Of every cell one of its 16 logits is decoded. Where this and those of the cells around
+        are all beyond ±5, the cell keeps it for all 16: it is far from any boundary. Each logit
+        near a boundary is exact, so that the mask is the same at any size it is brought to.
+
+        Args:
+            tokens: (B, T, C) from `attend`.
+            cells: (B, N, C) from `attend`.
+            outputs: (B, M) int64 which mask outputs each prompt wants.
+            grid: (h, w) of the cells.
+
+        Returns:
+            (B, M, 4h, 4w) logits.
+        """
+        weights = self._networks(tokens, outputs)
+        probes = (self._upscale(cells, parts=1).squeeze(2) @ weights.transpose(1, 2)).mT
+        around = probes.view(*probes.shape[:2], *grid)
+        highest, lowest = F.max_pool2d(around, 3, 1, 1), -F.max_pool2d(-around, 3, 1, 1)
+        undecided = (highest > -_PLAIN) & (lowest < _PLAIN)
+        prompt, cell = undecided.any(dim=1).flatten(1).nonzero(as_tuple=True)
+        blocks = probes[..., None].expand(-1, -1, -1, 16).clone()
+        blocks[prompt, :, cell] = weights[prompt] @ self._upscale(cells[prompt, cell]).mT
+        return self.assemble(blocks, grid)
+
+    def _networks(self, tokens: Tensor, outputs: Tensor | None) -> Tensor:
+        """(B, M, 32) what the wanted outputs take their logits from the features with."""
         networks = self.layers.output_hypernetworks_mlps
         weights = torch.stack([mlp(tokens[:, 1 + k]) for k, mlp in enumerate(networks)], dim=1)
-        if outputs is not None:
-            weights = weights.gather(1, outputs[..., None].expand(-1, -1, weights.shape[-1]))
-        logits: Tensor = (features @ weights.transpose(1, 2)).transpose(1, 2)
-        return logits.reshape(batch, -1, count, 16)
+        if outputs is None:
+            return weights
+        return weights.gather(1, outputs[..., None].expand(-1, -1, weights.shape[-1]))
+
+    def _upscale(self, cells: Tensor, parts: int = 4) -> Tensor:
+        """(..., C) cells to (..., parts², 32) features: of the first parts of 2×2, twice."""
+        first, norm, _, second, _ = self.layers.output_upscaling
+        half = _upscale_by_two(cells, first, parts)
+        half = F.gelu(F.layer_norm(half, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+        return F.gelu(_upscale_by_two(half, second, parts)).flatten(-3, -2)
 
     def assemble(self, blocks: Tensor, grid: tuple[int, int]) -> Tensor:
         """Put the blocks of all cells, (B, M, N, 16), together as (B, M, 4h, 4w) logits."""
@@ -137,7 +132,11 @@ class FrozenDecoder(nn.Module):
         return self.layers.iou_prediction_head(tokens[:, 0])  # type: ignore[no-any-return]
 
 
-def _upscale_by_two(cells: Tensor, convolution: Any) -> Tensor:
-    """A transposed convolution with stride = kernel = 2 as one matrix product, (..., 4 · out)."""
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2·2·out, in)
-    return F.linear(cells, weight, convolution.bias.repeat(4))
+def _upscale_by_two(cells: Tensor, convolution: Any, parts: int) -> Tensor:
+    """A transposed convolution with stride = kernel = 2 as one matrix product.
+
+    (..., in) to (..., parts, out): of each cell the first `parts` of its 2×2, row by row.
+    """
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 1)[:parts].flatten(0, 1)
+    bias = convolution.bias.repeat(parts)
+    return F.linear(cells, weight, bias).view(*cells.shape[:-1], parts, -1)

@@ -8,14 +8,15 @@ them to the image embedding f_I, and an MLP on each token. All that is learned i
 
 from typing import cast
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-from samtune.attention import fold_queries, gather, unfold_values
+from samtune.attention import fold_queries, unfold_values
 
 WIDTH = 256  # channels of a token and of an image cell, fixed by SAM
 HEADS = 8  # section 4.1
 MLP_WIDTH = 2048  # gives the paper's 1.6 M parameters
+_NORM_EPS = 1e-5  # as nn.LayerNorm
 
 
 class PromptLearningModule(nn.Module):
@@ -66,12 +67,37 @@ class PromptLearningModule(nn.Module):
             (B, P, C) adapted tokens f_P + Δf_P, for the frozen mask decoder.
         """
         prompt = sparse_prompt_embeddings
-        # SAM's embeddings are small (a standard deviation of 0.1 with MobileSAM) beside the
-        # positional encoding and the tokens; without a norm the tokens hardly see the image.
-        cells = F.layer_norm(image_embeddings.flatten(2).transpose(1, 2), prompt.shape[-1:])
-        cells_pe = cells + image_pe.flatten(2).transpose(1, 2)
+        cells = image_embeddings.flatten(2).transpose(1, 2)
+        pe = image_pe[0].flatten(1).T
         attended, _ = self.self_attention(prompt, prompt, prompt, need_weights=False)
         tokens = self.self_norm(prompt + attended)
-        _, mixed = gather(fold_queries(self, tokens + prompt), cells, cells_pe)
+        mixed = _gather_normed(fold_queries(self, tokens + prompt), cells, pe)
         tokens = self.image_norm(tokens + unfold_values(self, mixed, tokens.shape[1]))
         return prompt + cast(Tensor, self.final_norm(tokens + self.mlp(tokens)))
+
+
+def _gather_normed(queries: Tensor, cells: Tensor, pe: Tensor) -> Tensor:
+    """Let folded queries attend to layer-normed cells, without making those.
+
+    SAM's embeddings are small (a standard deviation of 0.1 with MobileSAM) beside the positional
+    encoding and the tokens; without a norm the tokens hardly see the image. With x_n a cell, p_n
+    its place, m_n its mean and s_n its standard deviation, and 1 a vector of ones:
+
+        q · ((x_n - m_n 1) / s_n + p_n)     =  (q · x_n - m_n (q · 1)) / s_n + q · p_n
+        Σ_n A_n (x_n - m_n 1) / s_n         =  Σ_n (A_n / s_n) x_n - (Σ_n (A_n / s_n) m_n) 1
+
+    Args:
+        queries: (B, Q, C).
+        cells: (I, N, C); B a multiple of I.
+        pe: (N, C).
+
+    Returns:
+        (B, Q, C) mixed cells.
+    """
+    variance, mean = torch.var_mean(cells, dim=2, correction=0)
+    scale, mean = torch.rsqrt(variance + _NORM_EPS)[:, None], mean[:, None]
+    asked = queries.reshape(cells.shape[0], -1, cells.shape[-1])
+    scores = asked @ cells.transpose(1, 2) - asked.sum(dim=2, keepdim=True) * mean
+    weights = torch.softmax(scores * scale + asked @ pe.T, dim=-1) * scale
+    mixed = weights @ cells - (weights * mean).sum(dim=2, keepdim=True)
+    return mixed.view(queries.shape)

@@ -18,8 +18,9 @@ from samtune.adapter import Adapter
 from samtune.pmm import resample_contour
 from samtune.polygons import Polygon, is_simple, mask_to_polygons, polygons_to_mask
 from samtune.prompts import Prompt
-from samtune.sam import MASK_THRESHOLD, Embedding, Sam
+from samtune.sam import Embedding, Sam
 from samtune.selector import best_of_three
+from samtune.upscaling import upscale_masks
 
 _MULTIMASK = (1, 2, 3)  # outputs with a mask each for an ambiguous prompt; 0 is the single mask
 AT_ONCE = 8  # prompts decoded together; more need memory and are no faster on a CPU
@@ -35,7 +36,8 @@ class Prediction:
     Attributes:
         mask: (H, W) bool at the image's own size.
         score: the decoder's estimate of the mask's IoU, 0 to 1.
-        low_res_logits: (256, 256) float32 in the padded input frame.
+        low_res_logits: (256, 256) float32 in the padded input frame; coarse far from any boundary
+            (`FrozenDecoder.mask_logits`).
         alternatives: (M, H, W) bool, the three masks of SAM's multimask output; none (M = 0)
             unless they were asked for.
         alternative_scores: (M,) their estimated IoU.
@@ -120,10 +122,11 @@ class Predictor:
         outputs = self._choose(prompts[0], estimates)
         if all_masks:
             outputs = torch.cat([outputs, torch.tensor(_MULTIMASK).expand(len(prompts), -1)], dim=1)
-        blocks = decoder.mask_blocks(tokens, cells, outputs.to(sam.device))
-        low_res_logits = decoder.assemble(blocks, (features.shape[-2], features.shape[-1]))
-        logits = sam.upscale_logits(low_res_logits, embedding.input_size, embedding.original_size)
-        masks = (logits > MASK_THRESHOLD).cpu().numpy()
+        grid = features.shape[-2], features.shape[-1]
+        low_res_logits = decoder.mask_logits(tokens, cells, outputs.to(sam.device), grid)
+        masks = upscale_masks(
+            low_res_logits, sam.image_size, embedding.input_size, embedding.original_size
+        )
         scores = estimates.cpu().gather(1, outputs).clip(0, 1).numpy()
         low_res = low_res_logits[:, 0].cpu().numpy()
         return [

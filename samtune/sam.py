@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from samtune.decoder import Decoded, FrozenDecoder
+from samtune.decoder import FrozenDecoder
 from samtune.errors import CheckpointError
 from samtune.prompts import Prompt
 from samtune.tiny_vit import TinyViT
@@ -37,7 +37,6 @@ from samtune.weights import Checkpoint, read_checkpoint
 IMAGE_SIZE = 1024  # pixels of the padded square input
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0 to 255; segment-anything build_sam
 PIXEL_STD = (58.395, 57.12, 57.375)
-MASK_THRESHOLD = 0.0  # a logit above it is on the object
 _VIT_SIZES = {  # embedding width, blocks, heads, blocks with global attention: build_sam
     "vit_b": (768, 12, 12, (2, 5, 8, 11)),
     "vit_l": (1024, 24, 16, (5, 11, 17, 23)),
@@ -208,37 +207,6 @@ class Sam(nn.Module):
         """Turn B mask prompts, (B, 1, 4h, 4w) logits, into dense embeddings (B, 256, h, w)."""
         _, dense = self.prompt_encoder(points=None, boxes=None, masks=low_res_logits)
         return dense  # type: ignore[no-any-return]
-
-    def decode(
-        self,
-        image_embeddings: Tensor,
-        sparse_prompt_embeddings: Tensor,
-        dense_prompt_embeddings: Tensor | None = None,
-        outputs: Tensor | None = None,
-    ) -> Decoded:
-        """Decode B prompts on I images; shapes as `FrozenDecoder.forward`, no mask by default."""
-        dense = self.no_mask if dense_prompt_embeddings is None else dense_prompt_embeddings
-        return self.decoder(  # type: ignore[no-any-return]
-            image_embeddings, self.image_pe, sparse_prompt_embeddings, dense, outputs
-        )
-
-    def upscale_logits(
-        self, low_res_logits: Tensor, frame: tuple[int, int], original_size: tuple[int, int]
-    ) -> Tensor:
-        """Bring logits back to the original image, as segment-anything's postprocess_masks.
-
-        Args:
-            low_res_logits: (B, M, 4h, 4w) in the padded input frame.
-            frame: (H, W) the input size, where the padding begins.
-            original_size: (H, W) of the image.
-
-        Returns:
-            (B, M, H, W) logits.
-        """
-        square = (self.image_size, self.image_size)
-        full = F.interpolate(low_res_logits, square, mode="bilinear", align_corners=False)
-        cropped = full[..., : frame[0], : frame[1]]
-        return F.interpolate(cropped, original_size, mode="bilinear", align_corners=False)
 
     def _input_scale(self, original_size: tuple[int, int]) -> Tensor:
         """(2,) factors for x and y from the original image to the input frame."""

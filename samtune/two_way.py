@@ -107,9 +107,9 @@ class _Layer:
         scores = self.folded.reshape(cells.shape[0], -1, cells.shape[-1])
         scores = (scores @ self.cells_pe.transpose(1, 2)).view(*self.folded.shape[:2], -1)
         self.shares = torch.softmax(self._by_head(scores + offset), dim=2).flatten(1, 2)
-        if cells.shape[0] != len(prompt):
-            cells = cells.repeat_interleave(len(prompt) // cells.shape[0], dim=0)
-        moved = torch.baddbmm(cells, self.shares.transpose(1, 2), self.given)
+        moved = torch.baddbmm(
+            _for_each_prompt(cells, len(prompt)), self.shares.transpose(1, 2), self.given
+        )
         self.norm = _Stage(layer.norm4, (moved,), keep)
         (self.moved,) = self.norm.outputs
 
@@ -137,6 +137,12 @@ class _Layer:
         thin = torch.cat([d_scores, d_weights, self.weights], dim=1)
         vectors = torch.cat([self.folded, self.queries, d_mixed], dim=1)
         return d_tokens, d_prompt + more, d_cells.baddbmm_(thin.transpose(1, 2), vectors)
+
+
+def _for_each_prompt(cells: Tensor, prompts: int) -> Tensor:
+    """(I, N, C) to (B, N, C), without a copy where all prompts are on one image."""
+    each = prompts // cells.shape[0]
+    return cells[:, None].expand(-1, each, -1, -1).flatten(0, 1)
 
 
 def _ask(layer: Any, tokens: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ READING_ORDER = [
     "attention",
     "two_way",
     "decoder",
+    "upscaling",
     "sam",
     "embeddings",
     "losses",

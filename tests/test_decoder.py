@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+from decoding import decode
 from upstream import difference, modeling, sharpen
 
 from samtune.decoder import FrozenDecoder
@@ -50,7 +51,7 @@ def assert_same(decoded, expected):
 def test_prompts_on_one_image_are_decoded_as_upstream(upstream_decoder, draw, prompts, tokens):
     image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     sparse, no_mask = draw(prompts, tokens, CHANNELS), draw(1, CHANNELS, 1, 1)
-    decoded = FrozenDecoder(upstream_decoder)(image, pe, sparse, no_mask)
+    decoded = decode(FrozenDecoder(upstream_decoder), image, pe, sparse, no_mask)
     assert decoded.low_res_logits.shape == (prompts, 4, 4 * HEIGHT, 4 * WIDTH)
     dense = no_mask.expand(prompts, -1, HEIGHT, WIDTH)
     assert_same(decoded, predict_masks(upstream_decoder, image, pe, sparse, dense))
@@ -60,7 +61,7 @@ def test_prompts_on_several_images_are_decoded_as_image_by_image(upstream_decode
     # Two prompts an image: upstream, given several images, would pair each with every prompt.
     images, pe = draw(3, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     sparse, no_mask = draw(6, 2, CHANNELS), draw(1, CHANNELS, 1, 1)
-    decoded = FrozenDecoder(upstream_decoder)(images, pe, sparse, no_mask)
+    decoded = decode(FrozenDecoder(upstream_decoder), images, pe, sparse, no_mask)
     dense = no_mask.expand(2, -1, HEIGHT, WIDTH)
     alone = [
         predict_masks(upstream_decoder, images[i : i + 1], pe, sparse[2 * i : 2 * i + 2], dense)
@@ -74,7 +75,7 @@ def test_a_mask_prompt_for_each_prompt_is_decoded_as_upstream(upstream_decoder, 
     each = 4 // images
     embeddings, pe = draw(images, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     sparse, dense = draw(4, 2, CHANNELS), draw(4, CHANNELS, HEIGHT, WIDTH)
-    decoded = FrozenDecoder(upstream_decoder)(embeddings, pe, sparse, dense)
+    decoded = decode(FrozenDecoder(upstream_decoder), embeddings, pe, sparse, dense)
     alone = [
         predict_masks(
             upstream_decoder,
@@ -92,9 +93,9 @@ def test_a_mask_prompt_for_each_image_serves_all_its_prompts(upstream_decoder, d
     images, pe = draw(2, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     sparse, dense = draw(4, 1, CHANNELS), draw(2, CHANNELS, HEIGHT, WIDTH)
     decoder = FrozenDecoder(upstream_decoder)
-    repeated = decoder(images, pe, sparse, dense.repeat_interleave(2, dim=0))
+    repeated = decode(decoder, images, pe, sparse, dense.repeat_interleave(2, dim=0))
     assert_same(
-        decoder(images, pe, sparse, dense),
+        decode(decoder, images, pe, sparse, dense),
         (repeated.low_res_logits, repeated.iou_predictions, repeated.image_features),
     )
 
@@ -104,7 +105,7 @@ def test_each_prompt_gets_the_outputs_it_asks_for_in_their_order(upstream_decode
     image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     sparse, dense = draw(2, 2, CHANNELS), draw(2, CHANNELS, HEIGHT, WIDTH)
     decoder = FrozenDecoder(upstream_decoder)
-    decoded = decoder(image, pe, sparse, dense, torch.tensor(outputs))
+    decoded = decode(decoder, image, pe, sparse, dense, torch.tensor(outputs))
     logits, iou_predictions, features = predict_masks(upstream_decoder, image, pe, sparse, dense)
     rows = torch.arange(2)[:, None]
     assert_same(decoded, (logits[rows, outputs], iou_predictions[rows, outputs], features))
@@ -123,7 +124,7 @@ def test_gradients_reach_the_prompt_tokens_as_upstream(upstream_decoder, draw, i
         total = sum((one * pull).mean() for one, pull in zip(results, pulls, strict=True))
         return torch.autograd.grad(total, sparse)[0]
 
-    decoded = FrozenDecoder(upstream_decoder)(embeddings, pe, sparse, no_mask)
+    decoded = decode(FrozenDecoder(upstream_decoder), embeddings, pe, sparse, no_mask)
     found = gradient((decoded.low_res_logits, decoded.iou_predictions, decoded.image_features))
     dense = no_mask.expand(each, -1, HEIGHT, WIDTH)
     alone = [
@@ -170,7 +171,7 @@ def test_some_cells_decode_to_their_own_blocks_of_the_whole(upstream_decoder, dr
     image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     sparse, no_mask = draw(2, 1, CHANNELS), draw(1, CHANNELS, 1, 1)
     decoder = FrozenDecoder(upstream_decoder)
-    whole = decoder(image, pe, sparse, no_mask).low_res_logits
+    whole = decode(decoder, image, pe, sparse, no_mask).low_res_logits
     tokens, cells = decoder.attend(image, pe, sparse, no_mask)
     chosen = torch.tensor([17, 0, HEIGHT * WIDTH - 1, 17])  # corners, any order, one twice
     outputs = torch.tensor([[1, 2], [1, 2]])
@@ -188,10 +189,34 @@ def test_some_cells_decode_to_their_own_blocks_of_the_whole(upstream_decoder, dr
             )
 
 
+@pytest.mark.parametrize("outputs", [[[0], [3]], [[1, 2, 3], [0, 2, 1]]])
+def test_whole_masks_are_exact_but_for_cells_far_from_any_boundary(upstream_decoder, draw, outputs):
+    # A surface that rises from left to right in 21 columns, so that some are far from zero.
+    decoder, height, width = FrozenDecoder(upstream_decoder), 3, 21
+    outputs = torch.tensor(outputs)
+    ramp = torch.linspace(-1, 1, width).expand(height, width).flatten()[:, None]
+    tokens, cells = 1.2 * draw(2, 7, CHANNELS), ramp * draw(2, 1, CHANNELS) + draw(1, 1, CHANNELS)
+    exact = decoder.mask_blocks(tokens, cells, outputs)
+    found = decoder.mask_logits(tokens, cells, outputs, (height, width))
+    plain = torch.zeros(2, height, width, dtype=torch.bool)
+    for prompt in range(2):
+        for row in range(height):
+            for column in range(width):
+                rows, columns = (slice(max(0, at - 1), at + 2) for at in (row, column))
+                first = exact[prompt, :, :, 0].view(-1, height, width)[:, rows, columns].flatten(1)
+                sides = (first >= 5).all(dim=1) | (first <= -5).all(dim=1)
+                plain[prompt, row, column] = sides.all()  # for every output that is wanted
+    assert 5 < plain.sum() < plain.numel() - 5  # both kinds are there
+    coarse = exact[..., :1].expand(-1, -1, -1, 16)
+    expected = torch.where(plain.flatten(1)[:, None, :, None], coarse, exact)
+    expected = decoder.assemble(expected, (height, width))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_predicted_iou_can_be_had_without_decoding_a_mask(upstream_decoder, draw):
     image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     sparse, no_mask = draw(2, 1, CHANNELS), draw(1, CHANNELS, 1, 1)
     decoder = FrozenDecoder(upstream_decoder)
     tokens, _ = decoder.attend(image, pe, sparse, no_mask)
-    whole = decoder(image, pe, sparse, no_mask).iou_predictions
+    whole = decode(decoder, image, pe, sparse, no_mask).iou_predictions
     assert torch.equal(decoder.predict_iou(tokens), whole)

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from decoding import decode_prompts
 from tiny_models import build_adapter, build_tiny_sam
 from torch import nn
-from upstream import difference
+from upstream import difference, postprocess_masks
 
 from samtune.adapter import Adapter
 from samtune.errors import PromptError
@@ -41,8 +42,8 @@ def decode(sam, embedding, prompt, adapter=None):
     tokens = sam.encode_prompts([prompt], embedding.original_size)
     if adapter is not None:
         tokens = adapter.plm(tokens, embedding.features[None], sam.image_pe)
-    decoded = sam.decode(embedding.features[None], tokens)
-    logits = sam.upscale_logits(decoded.low_res_logits, embedding.input_size, SIZE)
+    decoded = decode_prompts(sam, embedding.features[None], tokens)
+    logits = postprocess_masks(decoded.low_res_logits, sam.image_size, embedding.input_size, SIZE)
     return (logits[0] > 0).numpy(), decoded
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from decoding import decode_prompts
 from PIL import Image
 from tiny_models import build_tiny_sam
 from torch import nn
@@ -18,6 +19,7 @@ from upstream import difference, modeling, sharpen
 from samtune.errors import CheckpointError
 from samtune.prompts import Prompt
 from samtune.sam import Sam, build_sam, input_size, load_sam
+from samtune.upscaling import upscale_masks
 
 SIDE = 128  # of the padded input of these tests' models
 
@@ -156,15 +158,6 @@ def test_prompts_of_every_form_become_sams_tokens(tiny_sam, prompt, tokens):
     assert tiny_sam.encode_prompts([prompt], (50, 77)).shape == (1, tokens, 256)
 
 
-@pytest.mark.parametrize("original", [(90, 120), (301, 200), (128, 128)])
-def test_logits_are_brought_back_as_by_segment_anything(sam, upstream_sam, original):
-    logits = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(0))
-    frame = input_size(original, SIDE)
-    found = sam.upscale_logits(logits, frame, original)
-    expected = upstream_sam.postprocess_masks(logits, frame, original)
-    torch.testing.assert_close(found, expected)
-
-
 # --------------------------------------------------------------------------- end to end
 
 
@@ -205,14 +198,15 @@ def test_masks_are_those_of_segment_anythings_own_forward(
     (expected,) = upstream_sam([upstream_record(image, prompts)], multimask_output)
     embedding = sam.encode_image(image)
     assert (embedding.original_size, embedding.input_size) == ((90, 120), (96, 128))
-    decoded = sam.decode(
+    decoded = decode_prompts(
+        sam,
         embedding.features[None],
         sam.encode_prompts(prompts, embedding.original_size),
         outputs=torch.tensor([1, 2, 3] if multimask_output else [0]).expand(len(prompts), -1),
     )
     assert difference(decoded.low_res_logits, expected["low_res_logits"]) <= 1e-4
     assert difference(decoded.iou_predictions, expected["iou_predictions"]) <= 1e-4
-    full = sam.upscale_logits(decoded.low_res_logits, embedding.input_size, embedding.original_size)
+    full = upstream_sam.postprocess_masks(decoded.low_res_logits, (96, 128), (90, 120))
     sure = full.abs() > 1e-3 * full.abs().max()  # elsewhere rounding decides
     assert torch.equal((full > 0)[sure], expected["masks"][sure])
     assert expected["masks"].any()
@@ -225,7 +219,8 @@ def test_a_mask_as_prompt_is_decoded_as_by_segment_anything(sam, upstream_sam):
     record = upstream_record(image, prompts) | {"mask_inputs": masks}
     (expected,) = upstream_sam([record], multimask_output=True)
     embedding = sam.encode_image(image)
-    decoded = sam.decode(
+    decoded = decode_prompts(
+        sam,
         embedding.features[None],
         sam.encode_prompts(prompts, embedding.original_size),
         sam.encode_masks(masks),
@@ -247,11 +242,11 @@ def test_training_works_after_the_model_was_used_in_inference_mode():
     sam = build_tiny_sam()
     with torch.inference_mode():
         embedding = sam.encode_image(drawing(90, 120))
-        sam.decode(embedding.features[None], torch.zeros(1, 2, 256))
+        decode_prompts(sam, embedding.features[None], torch.zeros(1, 2, 256))
     assert not sam.image_pe.is_inference()
     assert not sam.no_mask.is_inference()
     tokens = torch.zeros(1, 2, 256, requires_grad=True)
-    sam.decode(embedding.features[None].clone(), tokens).low_res_logits.sum().backward()
+    decode_prompts(sam, embedding.features[None].clone(), tokens).low_res_logits.sum().backward()
     assert tokens.grad is not None
     assert tokens.grad.abs().max() > 0
 
@@ -382,7 +377,7 @@ def test_real_masks_agree_with_onnx_runtime(mobile_sam, onnx_decoder, prompt, on
     image = drawing(400, 450)
     embedding = mobile_sam.encode_image(image)
     tokens = mobile_sam.encode_prompts([prompt], embedding.original_size)
-    decoded = mobile_sam.decode(embedding.features[None], tokens)
+    decoded = decode_prompts(mobile_sam, embedding.features[None], tokens)
 
     given = np.array([onnx_points], np.float32)
     scale = np.array([1024 / 450, 910 / 400], np.float32)
@@ -405,6 +400,24 @@ def test_real_masks_agree_with_onnx_runtime(mobile_sam, onnx_decoder, prompt, on
     assert float(scores[output]) == pytest.approx(float(expected_iou[0, 0]), abs=1e-4)
     # The circle was found: the weights are real, and the coordinates mean what they should.
     circle = np.hypot(*(np.mgrid[:400, :450] - [[[200]], [[150]]])) < 100
-    frame = embedding.input_size, embedding.original_size
-    mask = mobile_sam.upscale_logits(decoded.low_res_logits, *frame)[0, output].numpy() > 0
+    (mask,) = upscale_masks(decoded.low_res_logits[:, output, None], 1024, (910, 1024), (400, 450))[
+        0
+    ]
     assert (mask & circle).sum() / (mask | circle).sum() > 0.9
+
+
+@pytest.mark.slow
+def test_real_masks_are_the_same_when_cells_far_from_any_boundary_are_left_out(mobile_sam):
+    embedding = mobile_sam.encode_image(drawing(400, 450))
+    grid = [(x, y) for x in range(25, 450, 100) for y in range(25, 400, 100)]
+    prompts = [Prompt.of(points=[place]) for place in grid]
+    tokens = mobile_sam.encode_prompts(prompts, embedding.original_size)
+    features, pe = embedding.features[None], mobile_sam.image_pe
+    decoder, outputs = mobile_sam.decoder, torch.tensor([1, 2, 3]).expand(len(prompts), -1)
+    with torch.inference_mode():
+        tokens, cells = decoder.attend(features, pe, tokens, mobile_sam.no_mask)
+        whole = decoder.assemble(decoder.mask_blocks(tokens, cells, outputs), (64, 64))
+        found = decoder.mask_logits(tokens, cells, outputs, (64, 64))
+    sure = whole.abs() > 1e-3
+    assert torch.equal((found > 0)[sure], (whole > 0)[sure])
+    assert (found - whole).abs().max() > 0.1  # some were left out

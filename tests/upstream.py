@@ -7,7 +7,7 @@ own, so that samtune's way of loading them is not what is tested with.
 import importlib
 import importlib.util
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 from torch import nn
@@ -24,6 +24,12 @@ def modeling() -> ModuleType:
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules[_ALIAS] = package
     return importlib.import_module(f"{_ALIAS}.modeling")
+
+
+def postprocess_masks(logits, image_size, frame, original_size) -> torch.Tensor:
+    """Upstream's way from low-resolution logits to those of the original image."""
+    sam = SimpleNamespace(image_encoder=SimpleNamespace(img_size=image_size))
+    return modeling().Sam.postprocess_masks(sam, logits, frame, original_size)
 
 
 def sharpen(module: nn.Module, seed: int = 0) -> nn.Module:
