@@ -78,19 +78,26 @@ class FrozenDecoder(nn.Module):
         return logits.reshape(*weights.shape[:2], -1, 16)
 
     def mask_logits(
-        self, tokens: Tensor, cells: Tensor, outputs: Tensor, grid: tuple[int, int]
+        self,
+        tokens: Tensor,
+        cells: Tensor,
+        outputs: Tensor,
+        grid: tuple[int, int],
+        inside: tuple[int, int],
     ) -> Tensor:
         """Decode whole masks, without the cells that are plainly on or off the object.
 
         Of every cell one of its 16 logits is decoded. Where this and those of the cells around
-        are all beyond ±5, the cell keeps it for all 16: it is far from any boundary. Each logit
-        near a boundary is exact, so that the mask is the same at any size it is brought to.
+        are all beyond ±5, the cell keeps it for all 16: it is far from any boundary, as are
+        those in the padding. Each logit near a boundary is exact, so that the mask is the same at
+        any size it is brought to.
 
         Args:
             tokens: (B, T, C) from `attend`.
             cells: (B, N, C) from `attend`.
             outputs: (B, M) int64 which mask outputs each prompt wants.
             grid: (h, w) of the cells.
+            inside: (rows, columns) of them that the image reaches; behind is padding.
 
         Returns:
             (B, M, 4h, 4w) logits.
@@ -100,6 +107,8 @@ class FrozenDecoder(nn.Module):
         around = probes.view(*probes.shape[:2], *grid)
         highest, lowest = F.max_pool2d(around, 3, 1, 1), -F.max_pool2d(-around, 3, 1, 1)
         undecided = (highest > -_PLAIN) & (lowest < _PLAIN)
+        # Resizing takes a little of the first logits behind the image's edge.
+        undecided[..., inside[0] + 1 :, :] = undecided[..., inside[1] + 1 :] = False
         prompt, cell = undecided.any(dim=1).flatten(1).nonzero(as_tuple=True)
         blocks = probes[..., None].expand(-1, -1, -1, 16).clone()
         blocks[prompt, :, cell] = weights[prompt] @ self._upscale(cells[prompt, cell]).mT

@@ -36,8 +36,8 @@ class Prediction:
     Attributes:
         mask: (H, W) bool at the image's own size.
         score: the decoder's estimate of the mask's IoU, 0 to 1.
-        low_res_logits: (256, 256) float32 in the padded input frame; coarse far from any boundary
-            (`FrozenDecoder.mask_logits`).
+        low_res_logits: (256, 256) float32 in the padded input frame; coarse in the padding and
+            far from any boundary (`FrozenDecoder.mask_logits`).
         alternatives: (M, H, W) bool, the three masks of SAM's multimask output; none (M = 0)
             unless they were asked for.
         alternative_scores: (M,) their estimated IoU.
@@ -123,7 +123,9 @@ class Predictor:
         if all_masks:
             outputs = torch.cat([outputs, torch.tensor(_MULTIMASK).expand(len(prompts), -1)], dim=1)
         grid = features.shape[-2], features.shape[-1]
-        low_res_logits = decoder.mask_logits(tokens, cells, outputs.to(sam.device), grid)
+        height, width = embedding.input_size
+        inside = -(-height * grid[0] // sam.image_size), -(-width * grid[1] // sam.image_size)
+        low_res_logits = decoder.mask_logits(tokens, cells, outputs.to(sam.device), grid, inside)
         masks = upscale_masks(
             low_res_logits, sam.image_size, embedding.input_size, embedding.original_size
         )

@@ -95,7 +95,15 @@ class _Layer:
     """One layer's forward, and what its backward needs."""
 
     def __init__(
-        self, layer: Any, tokens: Tensor, prompt: Tensor, cells: Tensor, pe: Tensor, keep: bool
+        self,
+        layer: Any,
+        tokens: Tensor,
+        prompt: Tensor,
+        cells: Tensor,
+        pe: Tensor,
+        *,
+        keep: bool,
+        first: bool,
     ) -> None:
         self.cells, self.cells_pe = cells, cells + pe
         self.heads = layer.cross_attn_image_to_token.num_heads
@@ -107,9 +115,10 @@ class _Layer:
         scores = self.folded.reshape(cells.shape[0], -1, cells.shape[-1])
         scores = (scores @ self.cells_pe.transpose(1, 2)).view(*self.folded.shape[:2], -1)
         self.shares = torch.softmax(self._by_head(scores + offset), dim=2).flatten(1, 2)
-        moved = torch.baddbmm(
-            _for_each_prompt(cells, len(prompt)), self.shares.transpose(1, 2), self.given
-        )
+        cells = _for_each_prompt(cells, len(prompt))
+        # The first layer's cells are the caller's; the next one's are used up, if none asks back.
+        add = torch.baddbmm if keep or first else Tensor.baddbmm_
+        moved = add(cells, self.shares.transpose(1, 2), self.given)
         self.norm = _Stage(layer.norm4, (moved,), keep)
         (self.moved,) = self.norm.outputs
 
@@ -174,8 +183,8 @@ class _Attend(torch.autograd.Function):
         keep = prompt.requires_grad
         attention, norm = transformer.final_attn_token_to_image, transformer.norm_final_attn
         tokens, layers = prompt, []
-        for upstream in transformer.layers:
-            layer = _Layer(upstream, tokens, prompt, cells, pe, keep)
+        for number, upstream in enumerate(transformer.layers):
+            layer = _Layer(upstream, tokens, prompt, cells, pe, keep=keep, first=number == 0)
             tokens, cells = layer.tokens, layer.moved
             if keep:
                 layers.append(layer)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MASK_THRESHOLD = 0.0  # a logit above it is on the object
-_STRIP = 1 << 22  # pixels computed at once: 16 MB of logits, however large the image
+_STRIP = 64  # rows of pixels computed at once: they need few rows of logits, and little memory
 
 
 def upscale_masks(
@@ -59,14 +59,13 @@ def _fill(mask: NDArray[np.bool_], logits: Tensor, rows: Tensor, columns: Tensor
     if top == bottom or left == right:  # nothing, or only in the padding
         return
     columns = columns[left:right]
-    above, below = _reach(rows[top:bottom].any(dim=0))
     first, last = _reach(columns.any(dim=0))
-    narrow = logits[above:below, first:last] @ columns[:, first:last].T
-    strip = max(1, _STRIP // (right - left))
-    for start in range(top, bottom, strip):
-        stop = min(start + strip, bottom)
-        full = rows[start:stop, above:below] @ narrow
-        mask[start:stop, left:right] = (full > MASK_THRESHOLD).numpy()
+    wide = logits[:, first:last] @ columns[:, first:last].T
+    for start in range(top, bottom, _STRIP):
+        some = rows[start : min(start + _STRIP, bottom)]
+        above, below = _reach(some.any(dim=0))
+        full = some[:, above:below] @ wide[above:below]
+        mask[start : start + len(some), left:right] = (full > MASK_THRESHOLD).numpy()
 
 
 def _reach(wanted: Tensor) -> tuple[int, int]:

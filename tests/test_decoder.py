@@ -189,15 +189,18 @@ def test_some_cells_decode_to_their_own_blocks_of_the_whole(upstream_decoder, dr
             )
 
 
+@pytest.mark.parametrize("inside", [(3, 21), (1, 21), (3, 13)], ids=["all", "wide", "high"])
 @pytest.mark.parametrize("outputs", [[[0], [3]], [[1, 2, 3], [0, 2, 1]]])
-def test_whole_masks_are_exact_but_for_cells_far_from_any_boundary(upstream_decoder, draw, outputs):
+def test_whole_masks_are_exact_but_for_cells_far_from_any_boundary(
+    upstream_decoder, draw, outputs, inside
+):
     # A surface that rises from left to right in 21 columns, so that some are far from zero.
     decoder, height, width = FrozenDecoder(upstream_decoder), 3, 21
     outputs = torch.tensor(outputs)
     ramp = torch.linspace(-1, 1, width).expand(height, width).flatten()[:, None]
     tokens, cells = 1.2 * draw(2, 7, CHANNELS), ramp * draw(2, 1, CHANNELS) + draw(1, 1, CHANNELS)
     exact = decoder.mask_blocks(tokens, cells, outputs)
-    found = decoder.mask_logits(tokens, cells, outputs, (height, width))
+    found = decoder.mask_logits(tokens, cells, outputs, (height, width), inside)
     plain = torch.zeros(2, height, width, dtype=torch.bool)
     for prompt in range(2):
         for row in range(height):
@@ -206,6 +209,7 @@ def test_whole_masks_are_exact_but_for_cells_far_from_any_boundary(upstream_deco
                 first = exact[prompt, :, :, 0].view(-1, height, width)[:, rows, columns].flatten(1)
                 sides = (first >= 5).all(dim=1) | (first <= -5).all(dim=1)
                 plain[prompt, row, column] = sides.all()  # for every output that is wanted
+    plain[:, inside[0] + 1 :] = plain[:, :, inside[1] + 1 :] = True  # padding
     assert 5 < plain.sum() < plain.numel() - 5  # both kinds are there
     coarse = exact[..., :1].expand(-1, -1, -1, 16)
     expected = torch.where(plain.flatten(1)[:, None, :, None], coarse, exact)
