@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from samtune import __version__
 from samtune.errors import AdapterError
-from samtune.images import atomic_write
+from samtune.files import atomic_write
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
 from samtune.sam import Sam

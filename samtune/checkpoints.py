@@ -27,7 +27,7 @@ import platformdirs
 import safetensors.torch
 
 from samtune.errors import CheckpointError, OutputError
-from samtune.images import atomic_write
+from samtune.files import atomic_write
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is being done, how many bytes are done, and of how many if that is known."""

@@ -1,7 +1,7 @@
 """What the commands share: their common options, how they speak, how they fail.
 
 Messages and progress go to stderr, results to stdout; with --json stdout holds one JSON object
-a line and nothing else. Nothing here imports torch before a command needs it.
+a line and nothing else. Nothing here imports torch, numpy or rich before a command needs it.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from typer.core import TyperGroup
 
 from samtune.errors import OutputError, SamtuneError
-from samtune.images import atomic_write
+from samtune.files import atomic_write
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from samtune.dataset import Dataset
     from samtune.masks import Meaning
     from samtune.sam import Sam
@@ -95,6 +95,9 @@ class Terminal:
     """
 
     def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
         self._console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)
         self._bars = Progress(
             TextColumn("{task.description}"),

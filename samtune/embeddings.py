@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from samtune.checkpoints import cache_folder
 from samtune.errors import OutputError
-from samtune.images import atomic_write
+from samtune.files import atomic_write
 from samtune.sam import Embedding, Sam, input_size
 
 PREPROCESSING = "1"  # raise it whenever Sam.preprocess changes what the encoder sees

@@ -1,14 +1,12 @@
 """Images and masks: from a file to an upright array, and from an array to a whole file.
 
 An image is (H, W, 3) uint8 RGB as a viewer shows it: the EXIF rotation is applied, to masks
-as well, so that both can be compared pixel by pixel. Whatever is written appears under its
-name only when it is complete. What the numbers in a mask mean is decided in masks.py.
+as well, so that both can be compared pixel by pixel. What the numbers in a mask mean is decided
+in masks.py.
 """
 
 import contextlib
-import errno
 import io
-import secrets
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from samtune.errors import ImageError, OutputError
+from samtune.files import atomic_write
 
 # Only these decoders: Pillow has others that call outside programs (EPS) or are rarely checked.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
@@ -160,44 +159,6 @@ def write_image(path: Path, rgb: npt.NDArray[np.uint8]) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, which becomes `path` only if all goes well.
-
-    The temporary file lies in the same folder, so that the last step is one rename: whoever
-    looks sees the old file or the whole new one, also after an interruption. The folder is
-    made if need be. On any failure the temporary file is removed and `path` stays as it was.
-
-    Args:
-        path: the file to write.
-
-    Yields:
-        A hidden path with the same suffix that nothing else uses.
-
-    Raises:
-        OutputError: an OSError while writing (no permission, full disk, ...), in words.
-
-    Example:
-        >>> import tempfile
-        >>> target = Path(tempfile.mkdtemp()) / "out" / "note.txt"
-        >>> with atomic_write(target) as temporary:
-        ...     _ = temporary.write_text("whole")
-        >>> target.read_text(), len(list(target.parent.iterdir()))
-        ('whole', 1)
-    """
-    # The name is kept short: with the full one, a long but legal name would become too long.
-    temporary = path.with_name(f".samtune-{secrets.token_hex(6)}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(_why_not_written(path, error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image file; any failure to open or decode it becomes an ImageError."""
     try:
@@ -294,16 +255,3 @@ def _write(path: Path, image: Image.Image) -> None:
     image.save(encoded, format=Image.registered_extensions()[path.suffix.lower()], **lossy)
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.getvalue())
-
-
-def _why_not_written(path: Path, error: OSError) -> str:
-    folder = path.parent
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path} cannot be written: the disk is full. Free some space in {folder}."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} cannot be written: {folder} may not be written to. Choose another folder."
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return f"{path} cannot be written: {folder} is not a folder. Choose another folder."
-    if error.errno == errno.EISDIR:
-        return f"{path} cannot be written: it is a folder. Choose another name."
-    return f"{path} cannot be written: {error.strerror or error}. Choose another place."

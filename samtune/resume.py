@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from samtune.errors import SamtuneError
-from samtune.images import atomic_write
+from samtune.files import atomic_write
 
 
 def write_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ PACKAGE = Path(samtune.__file__).parent
 READING_ORDER = [
     "errors",
     "config",
+    "files",
     "images",
     "polygons",
     "pairs",
