@@ -106,7 +106,8 @@ def info(
 @checkpoints.command("list")
 def list_checkpoints(as_json: JsonOption = False) -> None:
     """List the names that --checkpoint takes, and which of them are here."""
-    from samtune.checkpoints import SOURCES, cached
+    from samtune.checkpoints import cached
+    from samtune.sources import SOURCES
 
     places = {name: cached(name) for name in SOURCES}
     if as_json:

@@ -6,7 +6,7 @@ the torch module it was traced from (`/layers.1/blocks.0/attn/qkv/MatMul`), and 
 what its constant is: a convolution's weight and bias, a linear layer's transposed weight, a
 norm's scale or shift.
 
-Knows nothing about where the package comes from; checkpoints.py fetches it.
+Knows nothing about where the package comes from; fetching.py brings it.
 """
 
 import tarfile

@@ -5,7 +5,7 @@ attention inside square windows. A neck brings the result to SAM's 256 channels 
 al. 2023, https://arxiv.org/abs/2306.14289). Module names are the official ones, so that
 weights load by name. Batch norms are folded into the convolutions before them, which is
 exact for a frozen encoder: each `….c` here is a convolution with a bias, where the official
-file has `….c` without one and a `….bn` (checkpoints.py folds it).
+file has `….c` without one and a `….bn` (weights.py folds it).
 
 Most of the time on a CPU goes into moving memory, hence three habits. Feature maps are
 (B, C, H, W) with channels last in memory: convolutions are fastest so, and the attention's

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from samtune.checkpoints import SOURCES
 from samtune.errors import CheckpointError
+from samtune.sources import SOURCES
 
 _PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from tiny_models import build_tiny_sam
 
-from samtune.checkpoints import SOURCES, cache_folder, resolve
+from samtune.checkpoints import cache_folder, resolve
 from samtune.sam import Sam
+from samtune.sources import SOURCES
 
 torch.set_num_threads(1)  # sums in one order: the same numbers on a machine of any size
 

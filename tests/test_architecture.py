@@ -18,6 +18,8 @@ READING_ORDER = [
     "dataset",
     "prompts",
     "onnx_weights",
+    "sources",
+    "fetching",
     "checkpoints",
     "weights",
     "tiny_vit",

