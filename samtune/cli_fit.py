@@ -33,9 +33,9 @@ from samtune.errors import DatasetError, SamtuneError
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
     from samtune.masks import Meaning
+    from samtune.run import Progress as FitProgress
     from samtune.sam import Sam
     from samtune.training import FitResult
-    from samtune.training import Progress as FitProgress
 
 _PHASES = {"encode": "encoding", "train": "training", "score": "scoring"}
 

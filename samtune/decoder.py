@@ -148,4 +148,4 @@ def _upscale_by_two(cells: Tensor, convolution: Any, parts: int) -> Tensor:
     """
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 1)[:parts].flatten(0, 1)
     bias = convolution.bias.repeat(parts)
-    return F.linear(cells, weight, bias).view(*cells.shape[:-1], parts, -1)
+    return F.linear(cells, weight, bias).view(*cells.shape[:-1], parts, convolution.out_channels)

@@ -40,6 +40,7 @@ READING_ORDER = [
     "evaluation",
     "resume",
     "learner",
+    "run",
     "training",
     "overlay",
     "console",

@@ -217,6 +217,16 @@ def test_whole_masks_are_exact_but_for_cells_far_from_any_boundary(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_mask_far_from_any_boundary_everywhere_needs_no_cell(upstream_decoder, draw):
+    decoder, outputs = FrozenDecoder(upstream_decoder), torch.tensor([[1]])
+    one_cell = draw(1, 1, CHANNELS)
+    tokens = 20 * draw(1, 7, CHANNELS)
+    found = decoder.mask_logits(tokens, one_cell.expand(-1, 6, -1), outputs, (2, 3), (2, 3))
+    first = decoder.mask_blocks(tokens, one_cell, outputs)[0, 0, 0, 0]
+    assert first.abs() > 5
+    torch.testing.assert_close(found, first.expand(1, 1, 8, 12), rtol=1e-4, atol=1e-4)
+
+
 def test_predicted_iou_can_be_had_without_decoding_a_mask(upstream_decoder, draw):
     image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     sparse, no_mask = draw(2, 1, CHANNELS), draw(1, CHANNELS, 1, 1)

@@ -27,6 +27,16 @@ BOX = Prompt.of(box=(5, 10, 50, 45))
 
 
 @pytest.fixture(scope="module")
+def tiny_sam():
+    """One whose logits are small: a random mask has a boundary everywhere, and must show it."""
+    sam = build_tiny_sam()
+    for network in sam.decoder.layers.output_hypernetworks_mlps:
+        for parameter in network.layers[-1].parameters():
+            parameter.mul_(0.02)
+    return sam
+
+
+@pytest.fixture(scope="module")
 def embedding(tiny_sam):
     return tiny_sam.encode_image(
         np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)

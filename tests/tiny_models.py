@@ -35,10 +35,6 @@ def build_tiny_sam(seed: int = 0) -> Sam:
     # As torch initialises them, these would give nearly the same mask whatever the image shows.
     sharpen(mask_decoder.output_upscaling, seed + 1)
     sharpen(mask_decoder.output_hypernetworks_mlps, seed + 2)
-    for network in mask_decoder.output_hypernetworks_mlps:
-        # A random mask has a boundary everywhere: no logit may look far from one.
-        network.layers[-1].weight.data *= 0.02
-        network.layers[-1].bias.data *= 0.02
     return Sam("mobile_sam", encoder, prompt_encoder, mask_decoder, image_size=IMAGE_SIZE)
 
 

@@ -1,0 +1,199 @@
+"""The course of a training: which start, how many steps, when to look, when to stop.
+
+A learner (learner.py) knows how to take a step. Here it is decided how far the first offsets of
+the PLM reach (the probe), when the held-out objects are looked at, which weights are the best so
+far, and what has to be kept to go on after an interruption.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from samtune.adapter import Adapter, AdapterInfo
+from samtune.config import FitConfig
+from samtune.learner import EncodedImages, Learner
+from samtune.plm import PromptLearningModule
+from samtune.pmm import PointMatchingModule
+from samtune.sam import Sam
+from samtune.selector import OutputSelector
+from samtune.supervision import Supervision
+
+_LOOK_AT = 100  # held-out objects in a look during training; the end scores all of them
+_SAVE_EVERY = 60.0  # seconds between states to resume from
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What fit() is doing.
+
+    Attributes:
+        phase: "encode", "train" or "score".
+        done, total: images when encoding or scoring, objects when training.
+        loss: mean training loss lately.
+        val_iou: held-out IoU of the kept weights so far, and `base_iou` of plain SAM.
+        base_iou: see `val_iou`; both on the logits' grid, which is quick.
+        seconds_left: of training, once it can be told.
+    """
+
+    phase: str
+    done: int
+    total: int
+    loss: float | None = None
+    val_iou: float | None = None
+    base_iou: float | None = None
+    seconds_left: float | None = None
+
+
+class TrainingRun:
+    """The course of one training: probe, steps, looks at the held-out objects, the best weights.
+
+    Args:
+        sam: the frozen model.
+        config: the settings.
+        images: the embeddings of all images that objects are in.
+        objects: what to learn from.
+        held_out: what to look at in between.
+        total: how many objects all steps together will see.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        config: FitConfig,
+        images: EncodedImages,
+        objects: list[Supervision],
+        held_out: list[Supervision],
+        total: int,
+    ) -> None:
+        self.config = config
+        looked_at = np.linspace(0, len(held_out) - 1, min(len(held_out), _LOOK_AT)).round()
+        self.held_out = [held_out[int(index)] for index in looked_at]
+        self.start = partial(Learner, sam, config, images, objects, total)
+        self.learner = self.start(max(config.first_offsets))
+        self.probed = len(config.first_offsets) == 1
+        self.seconds = 0.0  # spent in steps, those of the probe included
+        self.trained = 0  # objects in those steps
+        self.curve: list[tuple[int, float]] = []
+        self.best_iou = -1.0
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def objects_per_second(self) -> float:
+        """How fast the steps were, the probe's included."""
+        return self.trained / max(self.seconds, 1e-9)
+
+    def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
+        """Train to the end; returns why it ended."""
+        base_iou = self.learner.held_out_iou(self.held_out, plain=True)
+
+        def tell(learner: Learner) -> None:
+            on_progress(
+                Progress(
+                    "train",
+                    learner.seen,
+                    learner.total,
+                    loss=float(np.mean(learner.losses[-50:])),
+                    val_iou=self.best_iou if self.curve else None,
+                    base_iou=base_iou,
+                    seconds_left=(learner.total - learner.seen) / self.objects_per_second,
+                )
+            )
+
+        if not self.probed:
+            self._probe(tell)
+        steps = self.learner.steps
+        looks = np.linspace(0, steps, self.config.validations + 1).round()[1:]
+        saved = time.monotonic()
+        stopped = "finished"
+        while self.learner.step < steps and stopped == "finished":
+            self._step(self.learner)
+            if self.config.max_minutes and self.seconds > 60 * self.config.max_minutes:
+                stopped = "time"
+            if self.learner.step in looks or stopped == "time":
+                self._look()
+                if len(self.curve) - 1 - _first_best(self.curve) >= self.config.patience:
+                    stopped = "no progress"
+            if time.monotonic() - saved > _SAVE_EVERY or self.learner.step in looks:
+                save_state()
+                saved = time.monotonic()
+            tell(self.learner)
+        if not self.curve:  # so few objects that the probe was all of the training
+            self._look()
+        return stopped
+
+    def best_adapter(self, info: AdapterInfo) -> Adapter:
+        """The kept weights as an adapter."""
+        modules = self.learner.average
+        modules.load_state_dict(self.best)
+        plm, selector = modules["plm"], modules["selector"]
+        pmm = modules["pmm"] if self.config.pmm else None
+        assert isinstance(plm, PromptLearningModule)
+        assert isinstance(selector, OutputSelector)
+        assert pmm is None or isinstance(pmm, PointMatchingModule)
+        return Adapter(info, plm, selector, pmm)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs; there is none before the probe has ended."""
+        return {
+            "learner": self.learner.state(),
+            "seconds": self.seconds,
+            "trained": self.trained,
+            "curve": self.curve,
+            "best": self.best,
+            "best_iou": self.best_iou,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.learner = self.start(state["learner"]["first_offset"])
+        self.learner.restore(state["learner"])
+        self.probed = True
+        self.curve = [(int(seen), float(iou)) for seen, iou in state["curve"]]
+        for name in ("seconds", "trained", "best", "best_iou"):
+            setattr(self, name, state[name])
+
+    def _probe(self, tell: Callable[[Learner], None]) -> None:
+        """Start with each size of the first offset, and go on with the one that promises more.
+
+        A small offset keeps what SAM already does and improves it; a large one leaves SAM's
+        answer and finds another. Which of them a task needs shows within some dozens of steps.
+        A large one is still on its way then, so a small one has to be clearly better.
+        """
+        lowest = math.inf
+        for first_offset in sorted(self.config.first_offsets, reverse=True):
+            learner = self.start(first_offset)
+            steps = min(self.config.probe_objects // self.config.batch_size, learner.steps)
+            for _ in range(steps):
+                self._step(learner)
+                tell(learner)
+            loss = float(np.mean(learner.losses[steps // 2 :]))
+            margin = self.config.probe_margin if math.isfinite(lowest) else 1.0
+            if loss < lowest * margin:
+                lowest, self.learner = loss, learner
+        self.probed = True
+
+    def _step(self, learner: Learner) -> None:
+        started = time.monotonic()
+        learner.train_step()
+        self.seconds += time.monotonic() - started
+        self.trained += self.config.batch_size
+
+    def _look(self) -> None:
+        """Look at the held-out objects, and keep the weights if they are the best so far."""
+        score = self.learner.held_out_iou(self.held_out)
+        self.curve.append((self.learner.seen, score))
+        if score > self.best_iou or not self.best:
+            self.best_iou = score
+            weights = self.learner.average.state_dict()
+            self.best = {name: value.clone() for name, value in weights.items()}
+
+
+def _first_best(curve: list[tuple[int, float]]) -> int:
+    """Where the curve is highest, the first time."""
+    return int(np.argmax([score for _, score in curve]))
