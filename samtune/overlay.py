@@ -51,21 +51,34 @@ def draw_overlay(
         colour = COLOURS[number % len(COLOURS)]
         mixed = (1 - _TINT) * drawn[mask] + _TINT * np.array(colour)
         drawn[mask] = mixed.round().astype(np.uint8)
-        _outline(drawn, mask, colour, thickness)
+        draw_outline(drawn, mask, colour, thickness)
     for prompt in prompts:
         _mark(drawn, prompt, thickness)
     return drawn
 
 
-def _outline(
-    drawn: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], colour: Colour, thickness: int
+def draw_outline(
+    drawn: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.bool_],
+    colour: Colour,
+    thickness: int,
+    edge: Colour = _WHITE,
 ) -> None:
+    """Draw a mask's contours into an image.
+
+    Args:
+        drawn: (H, W, 3) uint8 RGB; it is changed.
+        mask: (H, W) bool.
+        colour: of the line.
+        thickness: of the line, in pixels.
+        edge: a pixel on each side of the line, so that it is seen on any ground.
+    """
     contours = [
         contour.astype(np.int32)
         for polygon in mask_to_polygons(mask)
         for contour in (polygon.exterior, *polygon.holes)
     ]
-    cv2.polylines(drawn, contours, True, _WHITE, thickness + 2, cv2.LINE_AA)
+    cv2.polylines(drawn, contours, True, edge, thickness + 2, cv2.LINE_AA)
     cv2.polylines(drawn, contours, True, colour, thickness, cv2.LINE_AA)
 
 
