@@ -9,6 +9,7 @@ PACKAGE = Path(samtune.__file__).parent
 
 READING_ORDER = [
     "errors",
+    "stages",
     "config",
     "images",
     "polygons",
@@ -33,6 +34,7 @@ READING_ORDER = [
     "supervision",
     "adapter",
     "predictor",
+    "sam_f",
     "sensitivity",
     "evaluation",
     "resume",
@@ -40,6 +42,11 @@ READING_ORDER = [
     "training",
     "overlay",
     "sensitivity_map",
+    "summaries",
+    "report_pictures",
+    "report",
+    "report_parts",
+    "report_page",
     "console",
     "cli_answers",
     "cli_fit",
