@@ -55,14 +55,15 @@ def render(report: Report) -> str:
 def _verdicts(numbers: dict[str, Any]) -> str:
     """A card for each adapter: is it better than plain SAM?"""
     cards = []
+    plain = numbers["sources"][0]["prompts"]["center"]["iou"]
     for source in _adapters(numbers):
-        center = source["prompts"]["center"]
-        verdict = source["verdict"]
+        center, verdict = source["prompts"]["center"], source["verdict"]
         within = interval(center["gain_interval"], signed=True)
         cards.append(
-            f'<div class="card">{name_of(numbers, source)}<strong class="{verdict.split()[0]}">'
-            f"{escape(verdict)}</strong>{100 * center['gain']:+.1f} points of IoU against plain SAM"
-            f"{f', 95 % interval {within}' if within else ''}</div>"
+            f'<div class="card">{name_of(numbers, source)}'
+            f'<strong class="{verdict.split()[0]}">{escape(verdict)}</strong>'
+            f"IoU {percent(center['iou'])}, plain SAM {percent(plain)}: {100 * center['gain']:+.1f} "
+            f"points{f' (95 % interval {within})' if within else ''}</div>"
         )
     for about in numbers["adapters"]:
         if about["trained_on_this_data"]:
@@ -100,8 +101,8 @@ def _scores(numbers: dict[str, Any]) -> str:
     sam_f = (
         "<b>SAM-F</b>: the fixed mixture of SAM's three masks that fits best, two numbers, and the "
         "least that an adapter should beat. It is fitted to one half of these images and scored on "
-        f"the other, both ways round (weights {weights}); so it learned from this very folder, and "
-        "the adapters did not."
+        f"the other, both ways round (weights {weights}); so it learned from this very folder, "
+        "as adapters should not have."
         if weights
         else "<b>SAM-F</b> is left out: it would be fitted to some of these images and scored on "
         "others, and there is only one."

@@ -13,7 +13,7 @@ STYLE = """
   --line: #353a42; --card: #1e2228; --good: #4cc38a; --bad: #ff8a80; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   margin: 0 auto; padding: 1rem 1.5rem 4rem; max-width: 66rem; }
-h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
+h1 { font-size: 1.7rem; margin-bottom: 0; overflow-wrap: anywhere; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
 p, li { max-width: 48rem; } .soft, figcaption, th { color: var(--soft); }
 .cards { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.5rem 0; }
 .card { background: var(--card); border-radius: .6rem; padding: .8rem 1.2rem; flex: 1 1 18rem; }
@@ -24,8 +24,10 @@ th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px sol
   vertical-align: top; } th { font-weight: 500; }
 table small { color: var(--soft); display: block; }
 th:first-child, td:first-child, .text td { text-align: left; }
-.text td:first-child { white-space: nowrap; } .text td { overflow-wrap: anywhere; }
+td { white-space: nowrap; }
+.text td:last-child { white-space: normal; overflow-wrap: anywhere; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em; }
+svg { width: 100%; max-width: 49rem; min-width: 30rem; }
 svg text { fill: var(--ink); font-size: 13px; } svg .soft { fill: var(--soft); }
 svg .grid { stroke: var(--line); }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.2rem; align-items: start; }
@@ -57,9 +59,9 @@ def chart(numbers: dict[str, Any]) -> str:
         f'x="{left + width * tick / 100:g}">{tick}</text>'
         for tick in range(0, 101, 20)
     )
-    size = f'width="{left + width + 70}" height="{y - gap}"'
+    frame = f"0 0 {left + width + 70} {y - gap}"
     return (
-        f'<div class="wide"><svg role="img" aria-label="IoU by the kind of prompt" {size}>'
+        f'<div class="wide"><svg role="img" aria-label="IoU by the kind of prompt" viewBox="{frame}">'
         f"{grid}{''.join(marks)}</svg></div>"
     )
 
