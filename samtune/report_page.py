@@ -62,8 +62,8 @@ def _verdicts(numbers: dict[str, Any]) -> str:
         cards.append(
             f'<div class="card">{name_of(numbers, source)}'
             f'<strong class="{verdict.split()[0]}">{escape(verdict)}</strong>'
-            f"IoU {percent(center['iou'])}, plain SAM {percent(plain)}: {100 * center['gain']:+.1f} "
-            f"points{f' (95 % interval {within})' if within else ''}</div>"
+            f"IoU {percent(center['iou'])}, plain SAM {percent(plain)}: "
+            f"{100 * center['gain']:+.1f} points{f' (95 % interval {within})' if within else ''}</div>"
         )
     for about in numbers["adapters"]:
         if about["trained_on_this_data"]:

@@ -13,7 +13,8 @@ STYLE = """
   --line: #353a42; --card: #1e2228; --good: #4cc38a; --bad: #ff8a80; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   margin: 0 auto; padding: 1rem 1.5rem 4rem; max-width: 66rem; }
-h1 { font-size: 1.7rem; margin-bottom: 0; overflow-wrap: anywhere; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
+h1 { font-size: 1.7rem; margin-bottom: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin-top: 2.5rem; }
 p, li { max-width: 48rem; } .soft, figcaption, th { color: var(--soft); }
 .cards { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.5rem 0; }
 .card { background: var(--card); border-radius: .6rem; padding: .8rem 1.2rem; flex: 1 1 18rem; }
@@ -61,8 +62,8 @@ def chart(numbers: dict[str, Any]) -> str:
     )
     frame = f"0 0 {left + width + 70} {y - gap}"
     return (
-        f'<div class="wide"><svg role="img" aria-label="IoU by the kind of prompt" viewBox="{frame}">'
-        f"{grid}{''.join(marks)}</svg></div>"
+        '<div class="wide"><svg role="img" aria-label="IoU by the kind of prompt" '
+        f'viewBox="{frame}">{grid}{"".join(marks)}</svg></div>'
     )
 
 
