@@ -58,12 +58,13 @@ def _verdicts(numbers: dict[str, Any]) -> str:
     plain = numbers["sources"][0]["prompts"]["center"]["iou"]
     for source in _adapters(numbers):
         center, verdict = source["prompts"]["center"], source["verdict"]
-        within = interval(center["gain_interval"], signed=True)
+        ends = interval(center["gain_interval"], signed=True)
+        within = f" (95 % interval {ends})" if ends else ""
         cards.append(
             f'<div class="card">{name_of(numbers, source)}'
             f'<strong class="{verdict.split()[0]}">{escape(verdict)}</strong>'
             f"IoU {percent(center['iou'])}, plain SAM {percent(plain)}: "
-            f"{100 * center['gain']:+.1f} points{f' (95 % interval {within})' if within else ''}</div>"
+            f"{100 * center['gain']:+.1f} points{within}</div>"
         )
     for about in numbers["adapters"]:
         if about["trained_on_this_data"]:
