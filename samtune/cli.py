@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from samtune import __version__
+from samtune.cli_check import check
 from samtune.cli_evaluate import evaluate
 from samtune.cli_fit import fit
 from samtune.cli_segment import segment
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 checkpoints = typer.Typer(no_args_is_help=True, help="Pretrained SAM weights: list, fetch, path.")
 cache = typer.Typer(no_args_is_help=True, help="Cached image embeddings: info, clear.")
+app.command()(check)
 app.command()(fit)
 app.command()(segment)
 app.command()(evaluate)
