@@ -171,7 +171,9 @@ def _about_data(dataset: Dataset) -> dict[str, Any]:
         "images": len(dataset.pairs),
         "objects": len(dataset.objects),
         "left_out": [f"{one.path.name}: {one.reason}" for one in dataset.skipped],
-        "reading": dataset.reading.note,
+        "one_object_is": dataset.reading.meaning,
+        "class_id": dataset.reading.class_id,
+        "note": dataset.reading.note,
         "sha256": dataset.fingerprint(),
     }
 

@@ -29,9 +29,7 @@ def render(report: Report) -> str:
     title = f"samtune report: {data['folder']}"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="soft">{count(data["images"], "image")} with '
-        f"{count(data['objects'], 'object')} · {escape(numbers['base']['checkpoint'])} · samtune "
-        f"{numbers['samtune_version']} · {numbers['written']}</p>",
+        _subtitle(numbers),
         _verdicts(numbers),
         _prompts(numbers),
         _scores(numbers),
@@ -50,6 +48,25 @@ def render(report: Report) -> str:
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def _subtitle(numbers: dict[str, Any]) -> str:
+    """What was evaluated, and what of the folder was not."""
+    data = numbers["data"]
+    parts = [f"{count(data['images'], 'image')} with {count(data['objects'], 'object')}"]
+    parts += [] if data["class_id"] is None else [f"class {data['class_id']}"]
+    parts += [data["note"]] if data["note"] else []
+    parts += [
+        numbers["base"]["checkpoint"],
+        f"samtune {numbers['samtune_version']}",
+        numbers["written"],
+    ]
+    line = f'<p class="soft">{escape(" · ".join(parts))}</p>'
+    if not data["left_out"]:
+        return line
+    items = "".join(f"<li>{escape(one)}</li>" for one in data["left_out"])
+    summary = f"left out: {count(len(data['left_out']), 'file')}"
+    return f"{line}<details><summary>{summary}</summary><ul>{items}</ul></details>"
 
 
 def _verdicts(numbers: dict[str, Any]) -> str:

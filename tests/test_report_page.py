@@ -143,6 +143,15 @@ def test_an_adapter_that_saw_these_files_gets_a_warning(report, page):
     assert "seen in training" in Page(render(changed)).text
 
 
+def test_the_class_and_what_was_left_out_are_told(report, page):
+    assert "left out" not in page.text
+    data = {**report.numbers["data"], "class_id": 4, "left_out": ["a.png: empty mask"]}
+    text = Page(render(replace(report, numbers={**report.numbers, "data": data}))).text
+    assert "class 4" in text
+    assert "left out: 1 file" in text
+    assert "a.png: empty mask" in text
+
+
 def test_plain_sam_alone_makes_a_page_too(toy_folder, tiny_sam):
     dataset = load_dataset(toy_folder).subset([0])
     sources = [Source("plain SAM", Predictor(tiny_sam))]
