@@ -105,6 +105,17 @@ def test_different_images_are_not_nearly_the_same(folders, tiny_sam):
     assert nearly_same(train, val, tiny_sam, EmbeddingCache()) is None
 
 
+def test_what_all_images_have_in_common_makes_none_of_them_a_copy(folders, tiny_sam):
+    # As photos from one microscope: the same ground, other things on it.
+    ground = scene(99).astype(np.float32)
+    for folder in folders:
+        for path in (folder / "images").iterdir():
+            own = scene(int(path.stem)).astype(np.float32)
+            save(path, (0.8 * ground + 0.2 * own).round().astype(np.uint8))
+    train, val = map(load_dataset, folders)
+    assert nearly_same(train, val, tiny_sam, EmbeddingCache()) is None
+
+
 def test_an_image_saved_again_is_found_and_named_with_its_twin(folders, tiny_sam):
     twin = Image.fromarray(scene(3)).resize((64, 48), Image.Resampling.LANCZOS)
     twin.save(folders[1] / "images" / "twin.jpg", quality=90)

@@ -72,13 +72,15 @@ def loss(dataset, sam, weights):
     return np.mean(losses)
 
 
-def test_fitted_weights_are_better_than_equal_ones_and_than_any_single_mask(toy_folder, tiny_sam):
-    dataset = load_dataset(toy_folder)
+def test_fitted_weights_are_as_good_as_the_best_of_a_search(toy_folder, tiny_sam):
+    dataset = load_dataset(toy_folder).subset(range(4))
     fitted = fit_sam_f(dataset, tiny_sam, EmbeddingCache())
     assert sum(fitted.weights) == pytest.approx(1)
-    others = [(1 / 3, 1 / 3, 1 / 3), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
-    best = loss(dataset, tiny_sam, fitted.weights)
-    assert best < min(loss(dataset, tiny_sam, weights) for weights in others)
+    steps = (-0.25, 0.0, 1 / 3, 0.5, 0.75, 1.0)
+    searched = {(w1, w2, 1 - w1 - w2) for w1 in steps for w2 in steps}
+    losses = [loss(dataset, tiny_sam, weights) for weights in searched]
+    found = loss(dataset, tiny_sam, fitted.weights)
+    assert found < min(losses) + 0.05 * (max(losses) - min(losses))
     again = fit_sam_f(dataset, tiny_sam, EmbeddingCache())
     assert again.weights == fitted.weights
 
