@@ -64,7 +64,7 @@ def check(
     from samtune.forecast import forecast
 
     config, cache = FitConfig(), EmbeddingCache()
-    with Terminal(quiet or as_json) as terminal:
+    with Terminal(quiet) as terminal:
         try:
             dataset = read_data(terminal, data, class_id, objects)
             if val is None:
