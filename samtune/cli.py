@@ -1,6 +1,6 @@
 """The command line: `samtune`.
 
-A command parses, calls the library, and prints; fit, segment and evaluate have a file each.
+A command parses, calls the library, and prints; the large ones have a file each.
 """
 
 import io
@@ -12,9 +12,11 @@ from typing import Annotated
 import typer
 
 from samtune import __version__
+from samtune.cli_check import check
 from samtune.cli_evaluate import evaluate
 from samtune.cli_fit import fit
 from samtune.cli_segment import segment
+from samtune.cli_sensitivity import sensitivity
 from samtune.console import (
     Group,
     JsonOption,
@@ -35,9 +37,11 @@ app = typer.Typer(
 )
 checkpoints = typer.Typer(no_args_is_help=True, help="Pretrained SAM weights: list, fetch, path.")
 cache = typer.Typer(no_args_is_help=True, help="Cached image embeddings: info, clear.")
+app.command()(check)
 app.command()(fit)
 app.command()(segment)
 app.command()(evaluate)
+app.command()(sensitivity)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As checkpoint list shows it.")]
 

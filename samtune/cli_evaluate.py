@@ -1,5 +1,6 @@
 """`samtune evaluate`: scores of plain SAM and of adapters on a folder of masks."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from samtune.console import (
     ObjectsOption,
     QuietOption,
     Terminal,
+    check_writable,
     count,
     open_sam,
     percent,
@@ -22,9 +24,13 @@ from samtune.console import (
     read_data,
     table,
 )
+from samtune.files import atomic_write
 
 if TYPE_CHECKING:
+    from samtune.dataset import Dataset
     from samtune.evaluation import Scores
+    from samtune.report import Source
+    from samtune.stages import Stages
 
 
 def evaluate(
@@ -32,6 +38,14 @@ def evaluate(
     adapters: Annotated[
         list[Path] | None,
         typer.Option("--adapter", "-a", metavar="FILE", help="What to score; may be repeated."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write DIR/report.html, a page to read, and DIR/report.json, its numbers: more "
+            "kinds of prompts, intervals, pictures. Takes several times as long.",
+        ),
     ] = None,
     class_id: ClassOption = None,
     objects: ObjectsOption = None,
@@ -45,37 +59,98 @@ def evaluate(
     from samtune.embeddings import EmbeddingCache
     from samtune.evaluation import evaluate
     from samtune.predictor import Predictor
+    from samtune.report import Source
+    from samtune.stages import Stages
 
     paths = adapters or []
     for path in paths:
         read_info(path)  # whether it is an adapter at all: before a checkpoint is fetched
+    files = None if report is None else (report / "report.html", report / "report.json")
+    for file in files or ():
+        check_writable(file)
+    stages = Stages()
     with Terminal(quiet) as terminal:
-        dataset = read_data(terminal, data, class_id, objects)
-        sam = open_sam(terminal, checkpoint, device)
-        predictors = [Predictor(sam), *(Predictor(sam, Adapter.load(path, sam)) for path in paths)]
-        base, *adapted = evaluate(
-            dataset,
-            sam,
-            predictors,
-            EmbeddingCache(),
-            on_progress=lambda done, total: terminal.show("scoring", done, total),
-        )
+        with stages.measure("reading data"):
+            dataset = read_data(terminal, data, class_id, objects)
+        with stages.measure("loading the model"):
+            sam = open_sam(terminal, checkpoint, device)
+            adapted = [Adapter.load(path, sam) for path in paths]
+        predictors = [Predictor(sam), *(Predictor(sam, adapter) for adapter in adapted)]
+        if files is None:
+            base, *scored = evaluate(
+                dataset,
+                sam,
+                predictors,
+                EmbeddingCache(),
+                on_progress=lambda done, total: terminal.show("scoring", done, total),
+            )
+        else:
+            sources = [
+                Source(name, predictor, path)
+                for name, predictor, path in zip(
+                    ["plain SAM", *_short_names(paths)], predictors, [None, *paths], strict=True
+                )
+            ]
+            base, *scored = _write_report(terminal, dataset, sources, checkpoint, stages, files)
     if as_json:
         scores = {f"base_{name}": value for name, value in _scores(base).items()}
-        scored = [
+        adapters_json = [
             {"adapter": str(path), **_scores(one), "refined_iou": one.refined_iou}
-            for path, one in zip(paths, adapted, strict=True)
+            for path, one in zip(paths, scored, strict=True)
         ]
-        print_json({"data": str(data), "objects": base.objects, **scores, "adapters": scored})
+        print_json(
+            {"data": str(data), "objects": base.objects, **scores, "adapters": adapters_json}
+        )
         return
+    _print_table(paths, base, scored)
+    if files is not None:
+        typer.echo(f"wrote {files[0]} and {files[1]}")
+
+
+def _print_table(paths: list[Path], base: "Scores", scored: list["Scores"]) -> None:
     rows = [_row("plain SAM", base)]
-    rows += [_row(str(path), one) for path, one in zip(paths, adapted, strict=True)]
+    rows += [_row(str(path), one) for path, one in zip(paths, scored, strict=True)]
     header = ["IoU", "oracle", "random", "refined", "boundary"]
     typer.echo(table([count(base.objects, "object"), *header], rows))
     typer.echo(
         "mean % for one click in the middle of each object (random: anywhere on it); oracle: the "
         "best of SAM's masks; boundary: Boundary IoU"
     )
+
+
+def _short_names(paths: list[Path]) -> list[str]:
+    """Files' names without folder and suffix where that tells them apart."""
+    stems = [path.stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+
+
+def _write_report(
+    terminal: Terminal,
+    dataset: "Dataset",
+    sources: list["Source"],
+    checkpoint: str,
+    stages: "Stages",
+    files: tuple[Path, Path],
+) -> list["Scores"]:
+    """Measure and write the page and its numbers; returns the sources' mean scores."""
+    from samtune.embeddings import EmbeddingCache
+    from samtune.report import make_report
+    from samtune.report_page import render
+
+    made = make_report(
+        dataset,
+        sources,
+        EmbeddingCache(),
+        Path(checkpoint).name,
+        stages=stages,
+        tell=terminal.show,
+    )
+    page, numbers = files
+    with atomic_write(page) as temporary:
+        temporary.write_text(render(made), encoding="utf-8")
+    with atomic_write(numbers) as temporary:
+        temporary.write_text(json.dumps(made.numbers, indent=1, allow_nan=False), encoding="utf-8")
+    return made.scores
 
 
 def _scores(scores: "Scores") -> dict[str, float | None]:

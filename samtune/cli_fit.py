@@ -156,7 +156,7 @@ def _read_data(
     else:
         # Held-out masks mean what the training masks mean, whatever numbers happen to be in them.
         held_out = read_data(terminal, val, class_id, dataset.reading.meaning)
-        train = _apart(terminal, dataset, held_out)
+        train = leave_copies_out(terminal, dataset, held_out)
     terminal.say(
         f"training on {count(len(train.pairs), 'image')} with "
         f"{count(len(train.objects), 'object')}; held out: "
@@ -165,8 +165,12 @@ def _read_data(
     return train, held_out
 
 
-def _apart(terminal: Terminal, dataset: "Dataset", held_out: "Dataset") -> "Dataset":
-    """Leave copies of held-out images out of training: their scores would tell nothing."""
+def leave_copies_out(terminal: Terminal, dataset: "Dataset", held_out: "Dataset") -> "Dataset":
+    """Leave copies of held-out images out of training: their scores would tell nothing.
+
+    Raises:
+        DatasetError: nothing would be left.
+    """
     unseen = {image for image, _ in held_out.digests}
     kept = [index for index, (image, _) in enumerate(dataset.digests) if image not in unseen]
     copies = [

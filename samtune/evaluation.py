@@ -6,8 +6,9 @@ image's own resolution, and the scores of all objects are averaged. "oracle" is 
 returned mask and the three masks of SAM's multimask output.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +19,45 @@ from samtune.images import read_image
 from samtune.masks import DatasetObject
 from samtune.metrics import boundary_iou, iou
 from samtune.predictor import Prediction, Predictor
-from samtune.prompts import Prompt, center_point, random_point
+from samtune.prompts import Prompt, center_point, jittered_box, point_pair, random_point
 from samtune.sam import Embedding, Sam
 
 RANDOM_SEEDS = 3  # random clicks tried on each object
+PromptKind = Literal["center", "random", "pair", "box"]
+ALL_KINDS: tuple[PromptKind, ...] = ("center", "random", "pair", "box")
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """How good the answer to one prompt is, fractions from 0 to 1; None where not asked for.
+
+    Attributes:
+        iou: of the returned mask.
+        oracle_iou: of the best of it and the three masks of SAM's multimask output.
+        refined_iou: of the returned mask after contour refinement; None where it cannot be.
+        boundary_iou: Boundary IoU of the returned mask.
+    """
+
+    iou: float
+    oracle_iou: float | None = None
+    refined_iou: float | None = None
+    boundary_iou: float | None = None
 
 
 @dataclass(frozen=True)
 class ObjectScores:
-    """One object's scores, fractions from 0 to 1."""
+    """One object's answers.
 
-    iou: float
-    oracle_iou: float
-    random_iou: float | None
-    refined_iou: float | None
-    boundary_iou: float | None
+    Attributes:
+        answers: for each kind of prompt that was tried, the answers to its prompts: three for
+            "random"; none for "pair" where the object fills its image.
+    """
+
+    answers: Mapping[PromptKind, tuple[AnswerScores, ...]]
+
+    def mean(self, kind: PromptKind, score: str = "iou") -> float | None:
+        """One field of AnswerScores, averaged over the prompts of a kind that have it."""
+        return _mean([getattr(answer, score) for answer in self.answers.get(kind, ())])
 
 
 @dataclass(frozen=True)
@@ -57,19 +82,21 @@ class Scores:
 
     @classmethod
     def mean(cls, scores: Sequence[ObjectScores]) -> "Scores":
-        """Average over objects."""
+        """Average over objects, at the centre click where nothing else is said."""
 
-        def of(values: list[float | None]) -> float | None:
-            known = [value for value in values if value is not None]
-            return float(np.mean(known)) if known else None
+        def of(kind: PromptKind, score: str = "iou") -> float | None:
+            return _mean([one.mean(kind, score) for one in scores])
 
+        at_center, oracle = of("center"), of("center", "oracle_iou")
+        assert at_center is not None
+        assert oracle is not None
         return cls(
             objects=len(scores),
-            iou=float(np.mean([score.iou for score in scores])),
-            oracle_iou=float(np.mean([score.oracle_iou for score in scores])),
-            random_iou=of([score.random_iou for score in scores]),
-            refined_iou=of([score.refined_iou for score in scores]),
-            boundary_iou=of([score.boundary_iou for score in scores]),
+            iou=at_center,
+            oracle_iou=oracle,
+            random_iou=of("random"),
+            refined_iou=of("center", "refined_iou"),
+            boundary_iou=of("center", "boundary_iou"),
         )
 
 
@@ -95,58 +122,129 @@ def evaluate(
     Returns:
         Mean scores of each predictor.
     """
+    kinds: tuple[PromptKind, ...] = ("center", "random") if thorough else ("center",)
+    scores = score_objects(
+        dataset, sam, predictors, cache, kinds=kinds, boundary=thorough, on_progress=on_progress
+    )
+    return [Scores.mean(one) for one in scores]
+
+
+def score_objects(
+    dataset: Dataset,
+    sam: Sam,
+    predictors: Sequence[Predictor],
+    cache: EmbeddingCache,
+    *,
+    kinds: Sequence[PromptKind] = ALL_KINDS,
+    boundary: bool = True,
+    every_detail: bool = False,
+    images: Sequence[int] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[list[ObjectScores]]:
+    """Score each object's answers to prompts of several kinds.
+
+    Args:
+        dataset: the objects.
+        sam: the frozen model of all predictors.
+        predictors: plain SAM, adapters.
+        cache: where embeddings are kept.
+        kinds: which prompts to try.
+        boundary: also measure Boundary IoU.
+        every_detail: oracle, refined and Boundary IoU of every prompt, not of the centre alone.
+        images: only these of the data set's images, with the prompts they have among all.
+        on_progress: called with the number of images done and of all.
+
+    Returns:
+        For each predictor the objects' scores, in the order of the data set.
+    """
+    chosen = range(len(dataset.pairs)) if images is None else images
     found: list[list[ObjectScores]] = [[] for _ in predictors]
-    for index, (embedding, things) in enumerate(_images(dataset, sam, cache), start=1):
+    for done, (index, embedding, things) in enumerate(
+        _images(dataset, sam, cache, chosen), start=1
+    ):
         masks = [thing.mask() for thing in things]
         for scores, predictor in zip(found, predictors, strict=True):
-            scores += _score_image(predictor, embedding, masks, index, thorough)
+            answers: list[dict[PromptKind, tuple[AnswerScores, ...]]] = [{} for _ in masks]
+            for kind in kinds:
+                prompts = [prompts_for(mask, kind, index, n) for n, mask in enumerate(masks)]
+                detailed = every_detail or kind == "center"
+                scored = _score_prompts(predictor, embedding, masks, prompts, detailed, boundary)
+                for answer, of_kind in zip(answers, scored, strict=True):
+                    answer[kind] = of_kind
+            scores += map(ObjectScores, answers)
         if on_progress is not None:
-            on_progress(index, len(dataset.pairs))
-    return [Scores.mean(scores) for scores in found]
+            on_progress(done, len(chosen))
+    return found
+
+
+def prompts_for(
+    mask: NDArray[np.bool_], kind: PromptKind, image_index: int, position: int
+) -> tuple[Prompt, ...]:
+    """The prompts of one kind for an object.
+
+    They are seeded by the object's place in the data set: any two predictors get the same.
+
+    Args:
+        mask: (H, W) bool, the object.
+        kind: "center" is SAM's protocol, "random" three points anywhere on it, "pair" the centre
+            and a point on the background near the object, "box" its box with each side moved.
+        image_index: which image of the data set.
+        position: which object of that image.
+    """
+    if kind == "center":
+        return (center_point(mask),)
+    if kind == "random":
+        rng = np.random.default_rng([image_index + 1, position])
+        return tuple(random_point(mask, rng) for _ in range(RANDOM_SEEDS))
+    rng = np.random.default_rng([image_index + 1, position, ALL_KINDS.index(kind)])
+    if kind == "box":
+        x0, y0, x1, y1 = jittered_box(mask, rng).tolist()
+        return (Prompt.of(box=(x0, y0, x1, y1)),)
+    pair = point_pair(mask, rng)
+    return () if pair is None else (pair,)
 
 
 def _images(
-    dataset: Dataset, sam: Sam, cache: EmbeddingCache
-) -> Iterator[tuple[Embedding, list[DatasetObject]]]:
-    for index, pair in enumerate(dataset.pairs):
-        _, embedding = cache.encode(read_image(pair.image), sam)
-        yield embedding, [thing for thing in dataset.objects if thing.image_index == index]
+    dataset: Dataset, sam: Sam, cache: EmbeddingCache, chosen: Sequence[int]
+) -> Iterator[tuple[int, Embedding, list[DatasetObject]]]:
+    for index in chosen:
+        _, embedding = cache.encode(read_image(dataset.pairs[index].image), sam)
+        yield index, embedding, [thing for thing in dataset.objects if thing.image_index == index]
 
 
-def _score_image(
+def _score_prompts(
     predictor: Predictor,
     embedding: Embedding,
     masks: list[NDArray[np.bool_]],
-    image_number: int,
-    thorough: bool,
-) -> list[ObjectScores]:
+    prompts: list[tuple[Prompt, ...]],
+    detailed: bool,
+    boundary: bool,
+) -> Iterator[tuple[AnswerScores, ...]]:
+    """Answer all prompts of an image together, and score them object by object."""
     adapter = predictor.adapter
-    refine = adapter is not None and adapter.pmm is not None
-    centers = [center_point(mask) for mask in masks]
-    centered = predictor.predict(embedding, centers, all_masks=True, refine=refine)
-    clicks: list[Prompt] = []
-    if thorough:
-        for position, mask in enumerate(masks):
-            # Seeded by the object's place in the data set: any two predictors get the same clicks.
-            rng = np.random.default_rng([image_number, position])
-            clicks += [random_point(mask, rng) for _ in range(RANDOM_SEEDS)]
-    anywhere = predictor.predict(embedding, clicks)
-    scores = []
-    for position, (mask, prediction) in enumerate(zip(masks, centered, strict=True)):
-        tries = anywhere[position * RANDOM_SEEDS : (position + 1) * RANDOM_SEEDS]
-        scores.append(_score_object(mask, prediction, tries, thorough))
-    return scores
+    refine = detailed and adapter is not None and adapter.pmm is not None
+    together = [prompt for of_object in prompts for prompt in of_object]
+    answers = iter(predictor.predict(embedding, together, all_masks=detailed, refine=refine))
+    for target, of_object in zip(masks, prompts, strict=True):
+        yield tuple(
+            _score_answer(target, next(answers), detailed, detailed and boundary) for _ in of_object
+        )
 
 
-def _score_object(
-    target: NDArray[np.bool_], prediction: Prediction, tries: list[Prediction], thorough: bool
-) -> ObjectScores:
+def _score_answer(
+    target: NDArray[np.bool_], prediction: Prediction, detailed: bool, boundary: bool
+) -> AnswerScores:
     returned = iou(prediction.mask, target)
     refined = prediction.refined
-    return ObjectScores(
+    others = (iou(mask, target) for mask in prediction.alternatives)
+    return AnswerScores(
         iou=returned,
-        oracle_iou=max([returned, *(iou(mask, target) for mask in prediction.alternatives)]),
-        random_iou=float(np.mean([iou(one.mask, target) for one in tries])) if thorough else None,
+        oracle_iou=max([returned, *others]) if detailed else None,
         refined_iou=None if refined is None else iou(refined, target),
-        boundary_iou=boundary_iou(prediction.mask, target) if thorough else None,
+        boundary_iou=boundary_iou(prediction.mask, target) if boundary else None,
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -128,6 +128,16 @@ def read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:
     return values.astype(values.dtype.newbyteorder("=") if values.dtype != bool else np.uint8)
 
 
+def is_lossy(path: Path) -> bool:
+    """Whether an image file was saved with loss, as JPEG always is, and WebP and TIFF can be.
+
+    Raises:
+        ImageError: as read_image.
+    """
+    with _opened(path) as file:
+        return _is_lossy(file)
+
+
 def write_mask(path: Path, mask: npt.NDArray[np.bool_]) -> None:
     """Write a mask as an 8-bit PNG, 255 on the object and 0 elsewhere.
 

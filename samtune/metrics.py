@@ -5,11 +5,13 @@ one score an object, and their mean. All scores are fractions from 0 to 1.
 """
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+_RESAMPLES = 2000  # enough for two digits of an interval's ends
 BOUNDARY_SHARE = 0.02  # of the image's diagonal, in pixels: Cheng et al. 2021, arXiv 2103.16562
 
 
@@ -33,6 +35,37 @@ def boundary_iou(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
     from a good area; the image's border counts as outside.
     """
     return iou(_boundary_band(mask), _boundary_band(target))
+
+
+def bootstrap_interval(
+    values: Sequence[float], groups: Sequence[int], *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """How far a mean may be off by the luck of which images were at hand.
+
+    The percentile bootstrap (Efron 1979, https://doi.org/10.1214/aos/1176344552), drawing whole
+    images with replacement: objects of one image are alike, and count less than as many images.
+
+    Args:
+        values: a score for each object.
+        groups: which image each object is in.
+        level: the share of redrawn means that the interval holds.
+        seed: the same seed gives the same interval.
+
+    Returns:
+        Its ends; None for fewer than two images, which tell nothing about others.
+    """
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.bincount(member, weights=np.asarray(values, dtype=np.float64))
+    counts = np.bincount(member)
+    if len(counts) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    means = np.empty(_RESAMPLES)
+    for draw in range(_RESAMPLES):  # one at a time: all of them would not fit for many images
+        drawn = rng.integers(len(counts), size=len(counts))
+        means[draw] = sums[drawn].sum() / counts[drawn].sum()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _boundary_band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

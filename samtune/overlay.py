@@ -49,27 +49,47 @@ def draw_overlay(
     thickness = max(1, round(max(image.shape[:2]) / 400))
     for number, mask in enumerate(masks):
         colour = COLOURS[number % len(COLOURS)]
-        mixed = (1 - _TINT) * drawn[mask] + _TINT * np.array(colour)
-        drawn[mask] = mixed.round().astype(np.uint8)
-        _outline(drawn, mask, colour, thickness)
+        tint(drawn, mask, colour)
+        draw_outline(drawn, mask, colour, thickness)
     for prompt in prompts:
-        _mark(drawn, prompt, thickness)
+        mark_prompt(drawn, prompt, thickness)
     return drawn
 
 
-def _outline(
-    drawn: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], colour: Colour, thickness: int
+def tint(drawn: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], colour: Colour) -> None:
+    """Lay a mask's colour over an image (H, W, 3), which is changed; the photo shows through."""
+    mixed = (1 - _TINT) * drawn[mask] + _TINT * np.array(colour)
+    drawn[mask] = mixed.round().astype(np.uint8)
+
+
+def draw_outline(
+    drawn: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.bool_],
+    colour: Colour,
+    thickness: int,
+    edge: Colour | None = _WHITE,
 ) -> None:
+    """Draw a mask's contours into an image.
+
+    Args:
+        drawn: (H, W, 3) uint8 RGB; it is changed.
+        mask: (H, W) bool.
+        colour: of the line.
+        thickness: of the line, in pixels.
+        edge: of a pixel on each side of the line, so that it is seen on any ground.
+    """
     contours = [
         contour.astype(np.int32)
         for polygon in mask_to_polygons(mask)
         for contour in (polygon.exterior, *polygon.holes)
     ]
-    cv2.polylines(drawn, contours, True, _WHITE, thickness + 2, cv2.LINE_AA)
+    if edge is not None:
+        cv2.polylines(drawn, contours, True, edge, thickness + 2, cv2.LINE_AA)
     cv2.polylines(drawn, contours, True, colour, thickness, cv2.LINE_AA)
 
 
-def _mark(drawn: npt.NDArray[np.uint8], prompt: Prompt, thickness: int) -> None:
+def mark_prompt(drawn: npt.NDArray[np.uint8], prompt: Prompt, thickness: int) -> None:
+    """Mark a prompt's points and box in an image (H, W, 3), which is changed."""
     if prompt.box is not None:
         x0, y0, x1, y1 = np.rint(prompt.box).astype(int).tolist()
         cv2.rectangle(drawn, (x0, y0), (x1, y1), (0, 0, 0), thickness + 2)

@@ -98,11 +98,11 @@ class Predictor:
             for start in range(0, len(group), AT_ONCE):
                 chosen = group[start : start + AT_ONCE]
                 asked = [prompts[i] for i in chosen]
-                found = self._answer(embedding, features, asked, all_masks, refine)
+                found = self.answer_alike(embedding, features, asked, all_masks, refine)
                 answers.update(zip(chosen, found, strict=True))
         return [answers[position] for position in range(len(prompts))]
 
-    def _answer(
+    def answer_alike(
         self,
         embedding: Embedding,
         features: Tensor,
@@ -110,6 +110,11 @@ class Predictor:
         all_masks: bool,
         refine: bool,
     ) -> list[Prediction]:
+        """Answer B prompts with as many points and boxes, decoded together.
+
+        What a baseline overrides to answer otherwise (sam_f.py); arguments as for `predict`, and
+        features (1, 256, h, w) float32 on the model's device.
+        """
         sam, decoder = self.sam, self.sam.decoder
         prompt_tokens = sam.encode_prompts(prompts, embedding.original_size)
         if self.adapter is not None:

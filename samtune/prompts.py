@@ -174,6 +174,34 @@ def random_point(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Promp
     return _points_at(pixels[rng.integers(pixels.size)], mask.shape)
 
 
+def point_pair(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Prompt | None:
+    """The centre point, and a point on the background near the object.
+
+    A user points at the background where a mask ran over: the second point is drawn from the
+    background in the object's box grown by half its size, or of the image where that has none.
+
+    Args:
+        mask: (H, W) bool with at least one pixel.
+        rng: source of randomness; the same seed gives the same points.
+
+    Returns:
+        Two points with the labels 1 and 0; None where the object fills the whole image.
+    """
+    on_object = center_point(mask).points[0].tolist()
+    x0, y0, x1, y1 = box_around(mask).astype(int).tolist()
+    margin = (max(x1 - x0, y1 - y0) + 1) // 2
+    near = np.zeros_like(mask)
+    near[max(y0 - margin, 0) : y1 + margin + 1, max(x0 - margin, 0) : x1 + margin + 1] = True
+    near &= ~mask
+    background = near if near.any() else ~mask
+    if not background.any():
+        return None
+    beside = random_point(background, rng).points[0].tolist()
+    return Prompt.of(
+        points=[(on_object[0], on_object[1])], negative_points=[(beside[0], beside[1])]
+    )
+
+
 def box_around(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     """The tight box of a mask, through the centres of its outermost pixels.
 

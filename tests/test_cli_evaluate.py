@@ -73,3 +73,57 @@ def test_an_adapter_of_another_base_is_refused_with_nothing_written(toy_dataset,
     before = files_in(tmp_path)
     assert "other.safetensors" in one_error(run("evaluate", toy_dataset, "--adapter", file))
     assert files_in(tmp_path) == before
+
+
+# --------------------------------------------------------------------------- --report
+
+
+@pytest.fixture
+def three_images(toy_dataset):
+    """The toy data set cut short: a report takes its time."""
+    for number in range(3, 8):
+        for part in ("images", "masks"):
+            (toy_dataset / part / f"{number}.png").unlink()
+    return toy_dataset
+
+
+def test_a_report_is_a_page_and_its_numbers_beside_the_usual_output(
+    tiny_sam, three_images, tmp_path
+):
+    file = write_adapter(tmp_path / "a.safetensors", tiny_sam)
+    words = ["evaluate", three_images, "--adapter", file, "--json"]
+    usual = json.loads(run(*words).stdout)
+    told = json.loads(run(*words, "--report", tmp_path / "out").stdout)
+    assert files_in(tmp_path / "out") == {"report.html", "report.json"}
+    for name in ("base_iou", "base_oracle_iou", "base_boundary_iou", "objects", "data"):
+        assert told[name] == usual[name]
+    assert told["adapters"][0].keys() == usual["adapters"][0].keys()
+    assert told["adapters"][0]["refined_iou"] == usual["adapters"][0]["refined_iou"]
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    by_name = {one["name"]: one["prompts"]["center"]["iou"] for one in numbers["sources"]}
+    assert by_name["plain SAM"] == told["base_iou"]
+    assert by_name["a"] == told["adapters"][0]["iou"]
+    assert set(by_name) == {"plain SAM", "SAM-F", "a"}
+    assert list(numbers["cost"]["seconds"])[:2] == ["reading data", "loading the model"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"{100 * by_name['a']:.1f}" in page
+
+
+def test_adapters_of_one_name_are_told_apart_by_their_folder(tiny_sam, three_images, tmp_path):
+    files = []
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        files.append(
+            write_adapter(tmp_path / str(seed) / "a.safetensors", tiny_sam, seed=seed, pmm=False)
+        )
+    run("evaluate", three_images, "-a", files[0], "-a", files[1], "--report", tmp_path / "out")
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    names = [one["name"] for one in numbers["sources"] if one["verdict"]]
+    assert names == [str(file) for file in files]
+
+
+def test_a_report_that_cannot_be_written_is_one_line_before_any_work(three_images, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    result = run("evaluate", three_images, "--report", tmp_path / "out")
+    assert str(tmp_path / "out") in one_error(result)
+    assert "scoring" not in result.stderr

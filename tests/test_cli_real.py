@@ -52,6 +52,12 @@ def test_fit_evaluate_and_segment_on_the_real_weights(mobile_sam_path, toy_datas
     scores = json.loads(samtune_command(*words, folder=tmp_path).stdout)
     assert scores["objects"] == 8
 
+    words = ["sensitivity", image, "--mask", mask, "--clicks", 20, "--fail-under", 0.5, "--json"]
+    clicked = json.loads(samtune_command(*words, "-o", "map.png", folder=tmp_path).stdout)
+    assert clicked["base"]["mean_iou"] > 0.5
+    assert clicked["base"]["ring"]["mean_iou"] < clicked["base"]["mean_iou"]
+    assert (tmp_path / "map.png").stat().st_size > 10_000
+
     asked = json.dumps({"image": str(image), "points": [[float(x), float(y)]]})
     words = ["segment", "--prompts", "-", "--adapter", "toy.safetensors"]
     answer = json.loads(samtune_command(*words, folder=tmp_path, stdin=asked).stdout)

@@ -6,7 +6,14 @@ from tiny_models import build_adapter, build_tiny_sam
 
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.evaluation import ObjectScores, Scores, evaluate
+from samtune.evaluation import (
+    ALL_KINDS,
+    AnswerScores,
+    ObjectScores,
+    Scores,
+    evaluate,
+    score_objects,
+)
 from samtune.images import read_image, read_labels
 from samtune.predictor import Predictor
 from samtune.prompts import center_point
@@ -94,13 +101,42 @@ def test_each_image_is_encoded_once_for_all_predictors_and_progress_told(dataset
 
 
 def test_means_are_over_the_objects_that_have_a_score():
-    one = ObjectScores(0.2, 0.4, None, 0.5, None)
-    other = ObjectScores(0.4, 0.8, None, None, None)
+    one = ObjectScores({"center": (AnswerScores(0.2, 0.4, refined_iou=0.5),)})
+    other = ObjectScores(
+        {
+            "center": (AnswerScores(0.4, 0.8, boundary_iou=0.3),),
+            "random": (AnswerScores(0.0), AnswerScores(0.1), AnswerScores(0.5)),
+        }
+    )
     assert Scores.mean([one, other]) == Scores(
         objects=2,
         iou=pytest.approx(0.3),
         oracle_iou=pytest.approx(0.6),
-        random_iou=None,
+        random_iou=pytest.approx(0.2),
         refined_iou=0.5,
-        boundary_iou=None,
+        boundary_iou=0.3,
     )
+
+
+# --------------------------------------------------------------------------- prompts of all kinds
+
+
+def test_some_images_alone_have_the_prompts_and_scores_that_they_have_among_all(dataset, tiny_sam):
+    predictor = Predictor(tiny_sam)
+    (everything,) = score_objects(dataset, tiny_sam, [predictor], EmbeddingCache())
+    (some,) = score_objects(dataset, tiny_sam, [predictor], EmbeddingCache(), images=[5, 2])
+    assert some == [everything[5], everything[2]]
+    assert set(some[0].answers) == set(ALL_KINDS)
+
+
+def test_details_of_other_prompts_than_the_centre_are_left_out_unless_asked_for(dataset, tiny_sam):
+    predictor = Predictor(tiny_sam, build_adapter(tiny_sam))
+    brief, whole = (
+        score_objects(
+            dataset, tiny_sam, [predictor], EmbeddingCache(), images=[0], every_detail=detail
+        )[0][0].answers["box"][0]
+        for detail in (False, True)
+    )
+    assert (brief.oracle_iou, brief.refined_iou, brief.boundary_iou) == (None, None, None)
+    assert None not in (whole.oracle_iou, whole.refined_iou, whole.boundary_iou)
+    assert brief.iou == pytest.approx(whole.iou, abs=2e-3)

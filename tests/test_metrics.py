@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from samtune.metrics import boundary_iou, iou
+from samtune.metrics import bootstrap_interval, boundary_iou, iou
 
 
 def rectangle(size, top, left, bottom, right):
@@ -58,3 +58,44 @@ def test_a_wrong_outline_of_a_large_object_costs_more_in_boundary_iou():
     assert iou(loose, target) > 0.85
     assert boundary_iou(loose, target) < 0.2
     assert boundary_iou(target, target) == 1
+
+
+# --------------------------------------------------------------------------- bootstrap
+
+
+def test_an_interval_of_many_independent_scores_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).uniform(0, 1, 400)
+    low, high = bootstrap_interval(values, range(400))
+    half = 1.96 * values.std() / np.sqrt(400)
+    assert low == pytest.approx(values.mean() - half, abs=0.2 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.2 * half)
+
+
+def test_objects_of_one_image_count_as_one_draw_of_luck():
+    # Ten copies of each score: as objects a tenth of the variance, as images nothing new.
+    values = np.random.default_rng(0).uniform(0, 1, 20)
+    alone = bootstrap_interval(values, range(20))
+    copies = np.repeat(values, 10)
+    grouped = bootstrap_interval(copies, np.repeat(range(20), 10))
+    apart = bootstrap_interval(copies, range(200))
+    assert grouped == pytest.approx(alone)
+    assert apart[1] - apart[0] < 0.5 * (alone[1] - alone[0])
+
+
+def test_images_with_more_objects_weigh_more():
+    # Fifty images with one missed object each, fifty with nine found ones: nine of ten are found.
+    values = [0.0] * 50 + [1.0] * 450
+    groups = [*range(50), *np.repeat(range(50, 100), 9)]
+    low, high = bootstrap_interval(values, groups)
+    assert 0.8 < low < 0.9 < high < 1
+
+
+def test_an_interval_needs_two_images():
+    assert bootstrap_interval([0.1, 0.9], [4, 4]) is None
+    assert bootstrap_interval([], []) is None
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values, groups = np.linspace(0, 1, 30), range(30)
+    assert bootstrap_interval(values, groups) == bootstrap_interval(values, groups)
+    assert bootstrap_interval(values, groups) != bootstrap_interval(values, groups, seed=1)

@@ -17,6 +17,7 @@ from samtune.prompts import (
     parse_box,
     parse_point,
     parse_prompt_line,
+    point_pair,
     random_point,
     sample_point,
 )
@@ -212,6 +213,28 @@ def test_the_box_is_tight_and_always_a_prompt(mask):
 def test_a_jittered_box_is_always_a_prompt(mask, seed, amount):
     box = jittered_box(mask, np.random.default_rng(seed), amount)
     Prompt.of(box=tuple(box.tolist())).check_inside(mask.shape)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pair_is_the_centre_and_a_background_point_near_the_object(seed):
+    mask = np.zeros((100, 200), dtype=bool)
+    mask[40:50, 60:80] = True  # its box grown by half of 20 pixels: x 50 to 89, y 30 to 59
+    pair = point_pair(mask, np.random.default_rng(seed))
+    assert pair.labels.tolist() == [1, 0]
+    assert pair.points[0].tolist() == center_point(mask).points[0].tolist()
+    x, y = pair.points[1].astype(int).tolist()
+    assert not mask[y, x]
+    assert 49 <= x <= 90
+    assert 29 <= y <= 60
+
+
+def test_a_pair_looks_farther_where_there_is_no_background_near():
+    mask = np.ones((20, 100), dtype=bool)
+    mask[:, 95:] = False
+    mask[:, :10] = True
+    pair = point_pair(mask, np.random.default_rng(0))
+    assert pair.points[1][0] >= 95
+    assert point_pair(np.ones((20, 100), dtype=bool), np.random.default_rng(0)) is None
 
 
 def test_a_jittered_box_is_off_by_the_share_asked_for_and_not_beyond_twice_that():

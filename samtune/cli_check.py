@@ -1,0 +1,151 @@
+"""`samtune check`: what fit would find in a folder, before any hour is spent."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samtune.cli_fit import leave_copies_out
+from samtune.config import FitConfig
+from samtune.console import (
+    DEFAULT_CHECKPOINT,
+    CheckpointOption,
+    ClassOption,
+    DeviceOption,
+    JsonOption,
+    ObjectsOption,
+    QuietOption,
+    Terminal,
+    count,
+    duration,
+    open_sam,
+    print_json,
+    read_data,
+)
+from samtune.errors import DatasetError
+
+if TYPE_CHECKING:
+    from samtune.check import Finding
+    from samtune.dataset import Dataset
+    from samtune.forecast import Forecast
+
+_NAMED = 3  # files named after a finding; --json has all
+
+
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Images and masks, as for fit.")],
+    val: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What fit would hold out, as its --val.")
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Encode no images: no search for held-out images that are nearly training images.",
+        ),
+    ] = False,
+    class_id: ClassOption = None,
+    objects: ObjectsOption = None,
+    as_json: JsonOption = False,
+    checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Say what fit would find: faults, odd objects, copies, time and disk.
+
+    Exit code 1 when fit could not work; what is only worth a look does not fail. The images that
+    are encoded on the way stay in the cache, for fit.
+    """
+    from samtune.check import check_objects, nearly_same
+    from samtune.dataset import split
+    from samtune.embeddings import EmbeddingCache
+    from samtune.forecast import forecast
+
+    config, cache = FitConfig(), EmbeddingCache()
+    with Terminal(quiet) as terminal:
+        try:
+            dataset = read_data(terminal, data, class_id, objects)
+            if val is None:
+                train, held_out = split(dataset, config.val_fraction, config.seed)
+            else:
+                held_out = read_data(terminal, val, class_id, dataset.reading.meaning)
+                train = leave_copies_out(terminal, dataset, held_out)
+        except DatasetError as error:
+            _list_faults(data, error, as_json)
+            raise
+        sam = open_sam(terminal, checkpoint, device)
+        costs = forecast(train, held_out, sam, cache, config)
+        findings = check_objects(dataset, sam.image_size)
+        if not quick:
+            similar = nearly_same(
+                train,
+                held_out,
+                sam,
+                cache,
+                lambda done, total: terminal.show("encoding", done, total),
+            )
+            findings += [] if similar is None else [similar]
+    if as_json:
+        print_json(
+            {
+                "data": str(data),
+                "images": len(dataset.pairs),
+                "objects": len(dataset.objects),
+                "train_images": len(train.pairs),
+                "train_objects": len(train.objects),
+                "val_images": len(held_out.pairs),
+                "val_objects": len(held_out.objects),
+                "faults": [],
+                "left_out": [f"{one.path.name}: {one.reason}" for one in dataset.skipped],
+                "findings": [asdict(finding) for finding in findings],
+                "forecast": asdict(costs),
+            }
+        )
+    else:
+        _report(dataset, train, held_out, findings, costs)
+
+
+def _list_faults(data: Path, error: DatasetError, as_json: bool) -> None:
+    """All faults, each in a line: the error itself names the first few."""
+    faults = getattr(error, "__notes__", [])
+    if as_json:
+        print_json({"data": str(data), "faults": faults or [str(error)]})
+    else:
+        for fault in faults:
+            typer.echo(fault)
+
+
+def _images_and_objects(dataset: "Dataset") -> str:
+    return f"{count(len(dataset.pairs), 'image')} with {count(len(dataset.objects), 'object')}"
+
+
+def _report(
+    dataset: "Dataset",
+    train: "Dataset",
+    held_out: "Dataset",
+    findings: list["Finding"],
+    costs: "Forecast",
+) -> None:
+    in_image = sorted(Counter(thing.image_index for thing in dataset.objects).values())
+    middle = in_image[len(in_image) // 2]
+    typer.echo(f"{dataset.folder}: {dataset.describe()}")
+    typer.echo(f"objects in an image: {in_image[0]} to {in_image[-1]}, median {middle}")
+    typer.echo(
+        f"fit would train on {_images_and_objects(train)}, and hold out "
+        f"{_images_and_objects(held_out)}"
+    )
+    encoding = "all images are encoded already"
+    if costs.to_encode:
+        encoding = (
+            f"{count(costs.to_encode, 'image')} to encode, about {duration(costs.encode_seconds)} "
+            f"and {costs.disk_bytes / 1e6:,.0f} MB of disk"
+        )
+    typer.echo(f"{encoding}; training and scoring about {duration(costs.train_seconds)}")
+    if not findings:
+        typer.echo("nothing to look at: ready for samtune fit")
+    for finding in findings:
+        named = ", ".join(finding.files[:_NAMED])
+        more = f" and {len(finding.files) - _NAMED} more" if len(finding.files) > _NAMED else ""
+        typer.echo(f"look at: {finding.text} ({named}{more}). {finding.remedy}")

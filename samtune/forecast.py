@@ -1,0 +1,87 @@
+"""How long a fit will take, from a few of its own steps, and how much disk it needs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from samtune.config import FitConfig
+from samtune.dataset import Dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.images import read_image
+from samtune.learner import EncodedImages, Learner
+from samtune.predictor import Predictor
+from samtune.prompts import center_point
+from samtune.sam import Sam
+from samtune.supervision import Supervision
+
+_STEPS = 3  # timed, after one that is not
+_LOOK_AT = 100  # held-out objects in a look, as in training.py
+_EMBEDDING_BYTES = 2 * 2**20  # 256 × 64 × 64 numbers of 16 bits
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a fit is going to cost.
+
+    Attributes:
+        to_encode: images whose embedding is not cached yet.
+        encode_seconds: of those.
+        train_seconds: of training and scoring.
+        disk_bytes: that the cache will grow by.
+    """
+
+    to_encode: int
+    encode_seconds: float
+    train_seconds: float
+    disk_bytes: int
+
+
+def forecast(
+    train: Dataset, held_out: Dataset, sam: Sam, cache: EmbeddingCache, config: FitConfig
+) -> Forecast:
+    """Time one image and a few training steps, and multiply.
+
+    Args:
+        train: what will be trained on.
+        held_out: what will be held out.
+        sam: the frozen model.
+        cache: where embeddings are kept; those of an image or two are added.
+        config: the fit's settings.
+    """
+    few = train.subset(range(min(2, len(train.pairs))))
+    pairs = [*train.pairs, *held_out.pairs]
+    images = [read_image(pair.image) for pair in few.pairs]
+    encode = _seconds(lambda: sam.encode_image(images[0]))
+    keys = [cache.encode(image, sam)[0] for image in images]
+    missing = sum(cache.load(cache.key(read_image(p.image), sam), sam) is None for p in pairs)
+
+    rng = np.random.default_rng(0)
+    objects = [Supervision.of(thing, sam.image_size, rng) for thing in few.objects[:4]]
+    encoded = EncodedImages(sam, cache, few.pairs, keys)
+    total = max(config.objects, len(train.objects))
+    if config.epochs is not None:
+        total = config.epochs * len(train.objects)
+    timed = max(total, (_STEPS + 1) * config.batch_size)  # a learner has no steps beyond its total
+    learner = Learner(sam, config, encoded, objects, timed, max(config.first_offsets))
+    step = _seconds(learner.train_step)
+    look = _seconds(lambda: learner.held_out_iou(objects[:1]))
+    embedding = cache.encode(images[0], sam)[1]
+    click = [center_point(few.objects[0].mask())]
+    answer = _seconds(lambda: Predictor(sam).predict(embedding, click, all_masks=True))
+    # Each size of the first offset is tried on some objects; only one of the trials counts.
+    trials = (len(config.first_offsets) - 1) * min(config.probe_objects, total)
+    seconds = step * (total + trials) / config.batch_size
+    seconds += look * config.validations * min(_LOOK_AT, len(held_out.objects))
+    seconds += answer * 2 * len(held_out.objects)
+    return Forecast(missing, encode * missing, seconds, _EMBEDDING_BYTES * missing)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Mean seconds of doing something, the first time left out: it sets things up."""
+    work()
+    started = time.monotonic()
+    for _ in range(_STEPS):
+        work()
+    return (time.monotonic() - started) / _STEPS

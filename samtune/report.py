@@ -1,0 +1,290 @@
+"""The report's numbers: what plain SAM, SAM-F and adapters do on a data set, and for whom.
+
+`make_report` measures everything that the page and the JSON file show; both come from the one
+`Report`, so that they hold the same numbers. Every score is a fraction from 0 to 1.
+
+SAM-F has to be fitted to masks, and an evaluation has no others than those it scores. So it is
+fitted twice, each time to one half of the images, and scores the other half: no object is scored
+by weights that saw it. It still learns from the evaluated folder, which adapters do not.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samtune import __version__
+from samtune.adapter import Base
+from samtune.dataset import Dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.evaluation import ALL_KINDS, ObjectScores, PromptKind, Scores, score_objects
+from samtune.images import read_image
+from samtune.predictor import Predictor
+from samtune.report_pictures import Picture, draw_before_after
+from samtune.sam import Sam
+from samtune.sam_f import fit_sam_f
+from samtune.sensitivity import grid_of_clicks, in_object_and_ring, score_clicks
+from samtune.sensitivity_map import Panel, draw_sensitivity
+from samtune.stages import Stages, peak_memory
+from samtune.summaries import by_image, by_object, by_size, center_iou, summarize, verdict
+
+SHOWN = 20  # worst, and best, objects shown as pictures
+_MAPPED = (0.1, 0.5, 0.9)  # which objects get a sensitivity map: quantiles of their IoU
+_MAP_CLICKS = 50  # in each of them
+PROMPTS: dict[PromptKind, tuple[str, str]] = {
+    "center": (
+        "centre point",
+        "one click where the object's border is farthest: SAM's own protocol",
+    ),
+    "random": ("random points", "three clicks drawn evenly from the object's pixels, one by one"),
+    "pair": (
+        "point + background point",
+        "the centre point, and a background point drawn from the object's box grown by half its "
+        "size",
+    ),
+    "box": (
+        "jittered box",
+        "the object's box, each side moved by normal noise of a tenth of its width or height",
+    ),
+}
+Tell = Callable[[str, int, int], None]  # what is done, how many of how many
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is scored: plain SAM comes first.
+
+    Attributes:
+        name: for tables.
+        predictor: answers the prompts.
+        adapter: its file, for adapters.
+    """
+
+    name: str
+    predictor: Predictor
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What was measured.
+
+    Attributes:
+        scores: mean scores of the given sources, as `evaluate` gives them.
+        numbers: as they go into the JSON file.
+        worst, best: pictures of the objects that `numbers` lists under the same names.
+        maps: (H, W, 3) uint8 sensitivity maps, in the order of `numbers["sensitivity"]`.
+    """
+
+    scores: list[Scores]
+    numbers: dict[str, Any]
+    worst: list[Picture]
+    best: list[Picture]
+    maps: list[np.ndarray[Any, np.dtype[np.uint8]]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """One row of the report: a name, and the objects' scores in the order of the data set."""
+
+    name: str
+    scores: list[ObjectScores]
+    is_adapter: bool = False
+
+
+def make_report(
+    dataset: Dataset,
+    sources: Sequence[Source],
+    cache: EmbeddingCache,
+    checkpoint: str,
+    *,
+    stages: Stages,
+    tell: Tell = lambda what, done, total: None,
+) -> Report:
+    """Measure all that the report shows.
+
+    Args:
+        dataset: the objects.
+        sources: plain SAM, then the adapters, all on the same frozen model.
+        cache: where embeddings are kept.
+        checkpoint: what the frozen model is called.
+        stages: seconds are added to these.
+        tell: told how far each stage is.
+
+    Returns:
+        Numbers and pictures.
+    """
+    sam = sources[0].predictor.sam
+    with stages.measure("encoding"):
+        for done, pair in enumerate(dataset.pairs, start=1):
+            cache.encode(read_image(pair.image), sam)
+            tell("encoding", done, len(dataset.pairs))
+    scored = []
+    for source in sources:
+        with stages.measure(f"scoring {source.name}"):
+            found = _score(dataset, source.predictor, cache, None, source.name, tell)
+        scored.append(_Scored(source.name, found, source.adapter is not None))
+    means = [Scores.mean(one.scores) for one in scored]
+    judged = scored[min(1, len(scored) - 1)]  # the first adapter, or plain SAM alone
+    weights: list[tuple[float, float, float]] = []
+    if len(dataset.pairs) > 1:
+        with stages.measure("fitting and scoring SAM-F"):
+            weights, found = _cross_fitted(dataset, sam, cache, tell)
+        scored.insert(1, _Scored("SAM-F", found))
+
+    order = np.argsort([center_iou(one) for one in judged.scores], kind="stable").tolist()
+    shown = min(SHOWN, len(order) // 2) or 1
+    chosen = {"worst": order[:shown], "best": order[-shown:][::-1] if len(order) > 1 else []}
+    with stages.measure("pictures"):
+        pictures = {
+            name: draw_before_after(dataset, indices, [s.predictor for s in sources], cache)
+            for name, indices in chosen.items()
+        }
+    mapped = list(dict.fromkeys(order[round(q * (len(order) - 1))] for q in _MAPPED))
+    with stages.measure("sensitivity"):
+        maps, sensitivity = _maps(dataset, mapped, sources, cache, tell)
+    numbers = {
+        "samtune_version": __version__,
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+        "data": _about_data(dataset),
+        "base": asdict(Base.of(sam, checkpoint)),
+        "prompts": {kind: {"name": n, "origin": o} for kind, (n, o) in PROMPTS.items()},
+        "sources": _about_sources(dataset, scored, sam.image_size),
+        "sam_f_weights": weights,
+        "judged": judged.name,
+        **chosen,
+        "sensitivity": sensitivity,
+        "adapters": [_trained(source, dataset) for source in sources[1:]],
+        "cost": {"seconds": dict(stages.seconds), "peak_memory_bytes": peak_memory()},
+        "images": by_image(dataset, [one.scores for one in scored]),
+        "objects": by_object(dataset, [one.scores for one in scored]),
+    }
+    return Report(means, numbers, pictures["worst"], pictures["best"], maps)
+
+
+def _about_data(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "folder": str(dataset.folder),
+        "images": len(dataset.pairs),
+        "objects": len(dataset.objects),
+        "left_out": [f"{one.path.name}: {one.reason}" for one in dataset.skipped],
+        "one_object_is": dataset.reading.meaning,
+        "class_id": dataset.reading.class_id,
+        "note": dataset.reading.note,
+        "sha256": dataset.fingerprint(),
+    }
+
+
+def _about_sources(
+    dataset: Dataset, scored: Sequence[_Scored], image_size: int
+) -> list[dict[str, Any]]:
+    """Each source's scores by kind of prompt and by size; adapters also get a verdict."""
+    base = scored[0].scores
+    images = [thing.image_index for thing in dataset.objects]
+    return [
+        {
+            "name": one.name,
+            "verdict": verdict(one.scores, base, images) if one.is_adapter else None,
+            "prompts": {kind: summarize(one.scores, base, kind, images) for kind in ALL_KINDS},
+            "sizes": by_size(dataset, one.scores, image_size),
+        }
+        for one in scored
+    ]
+
+
+def _score(
+    dataset: Dataset,
+    predictor: Predictor,
+    cache: EmbeddingCache,
+    images: Sequence[int] | None,
+    name: str,
+    tell: Tell,
+) -> list[ObjectScores]:
+    (scores,) = score_objects(
+        dataset,
+        predictor.sam,
+        [predictor],
+        cache,
+        every_detail=True,
+        images=images,
+        on_progress=lambda done, total: tell(f"scoring {name}", done, total),
+    )
+    return scores
+
+
+def _cross_fitted(
+    dataset: Dataset, sam: Sam, cache: EmbeddingCache, tell: Tell
+) -> tuple[list[tuple[float, float, float]], list[ObjectScores]]:
+    """SAM-F's weights of each half, and its scores on all objects by the other half's weights."""
+    order = np.random.default_rng(0).permutation(len(dataset.pairs)).tolist()
+    halves = [sorted(order[0::2]), sorted(order[1::2])]
+    weights = []
+    of_object: dict[int, ObjectScores] = {}
+    for fitted, scored in (halves, halves[::-1]):
+        predictor = fit_sam_f(
+            dataset,
+            sam,
+            cache,
+            images=fitted,
+            on_progress=lambda done, total: tell("fitting SAM-F", done, total),
+        )
+        weights.append(predictor.weights)
+        found = _score(dataset, predictor, cache, scored, "SAM-F", tell)
+        indices = [
+            index for index, thing in enumerate(dataset.objects) if thing.image_index in set(scored)
+        ]
+        of_object.update(zip(indices, found, strict=True))
+    return weights, [of_object[index] for index in range(len(dataset.objects))]
+
+
+def _maps(
+    dataset: Dataset,
+    indices: Sequence[int],
+    sources: Sequence[Source],
+    cache: EmbeddingCache,
+    tell: Tell,
+) -> tuple[list[np.ndarray[Any, np.dtype[np.uint8]]], list[dict[str, Any]]]:
+    """Sensitivity maps of a few objects, and their numbers."""
+    pictures, numbers = [], []
+    for done, index in enumerate(indices):
+        tell("sensitivity", done, len(indices))
+        thing = dataset.objects[index]
+        pair = dataset.pairs[thing.image_index]
+        image = read_image(pair.image)
+        _, embedding = cache.encode(image, sources[0].predictor.sam)
+        targets = [thing.mask()]
+        clicks = grid_of_clicks(targets, _MAP_CLICKS)
+        panels = [
+            Panel(s.name, score_clicks(s.predictor, embedding, targets, clicks)) for s in sources
+        ]
+        pictures.append(draw_sensitivity(image, targets, clicks, panels))
+        found = []
+        for panel in panels:
+            inside, ring = in_object_and_ring(panel.scores, clicks)
+            found.append(
+                {
+                    "name": panel.name,
+                    **asdict(inside),
+                    "ring": None if ring is None else asdict(ring),
+                }
+            )
+        numbers.append({"object": index, "image": pair.image.name, "sources": found})
+    tell("sensitivity", len(indices), len(indices))
+    return pictures, numbers
+
+
+def _trained(source: Source, dataset: Dataset) -> dict[str, Any]:
+    """What an adapter says about its training, and whether these very files were in it."""
+    adapter = source.predictor.adapter
+    assert adapter is not None
+    about = asdict(adapter.info)
+    same = about["data"].get("sha256") == dataset.fingerprint()
+    return {
+        "name": source.name,
+        "file": str(source.adapter),
+        "trained_on_this_data": same,
+        **about,
+    }

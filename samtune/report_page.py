@@ -1,0 +1,289 @@
+"""The report as one HTML file that a person understands without a manual.
+
+Everything is in it: style, charts as SVG, pictures as data: addresses; nothing is fetched and no
+script runs. Colours follow the reader's light or dark setting. What is written are the report's
+own numbers; nothing is computed here but where a dot goes.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from samtune.report import PROMPTS, Report
+from samtune.report_parts import STYLE, chart, count, interval, name_of, percent, small, table
+from samtune.report_pictures import Picture, data_address
+from samtune.summaries import SIZES
+
+
+def render(report: Report) -> str:
+    """Write the page.
+
+    Args:
+        report: numbers and pictures.
+
+    Returns:
+        HTML text.
+    """
+    numbers = report.numbers
+    data = numbers["data"]
+    title = f"samtune report: {data['folder']}"
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        _subtitle(numbers),
+        _verdicts(numbers),
+        _prompts(numbers),
+        _scores(numbers),
+        _sizes(numbers),
+        _sensitivity(report),
+        _examples(report),
+        _per_image(numbers),
+        _origin(numbers),
+        _training(numbers),
+        _cost(numbers),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _subtitle(numbers: dict[str, Any]) -> str:
+    """What was evaluated, and what of the folder was not."""
+    data = numbers["data"]
+    parts = [f"{count(data['images'], 'image')} with {count(data['objects'], 'object')}"]
+    parts += [] if data["class_id"] is None else [f"class {data['class_id']}"]
+    parts += [data["note"]] if data["note"] else []
+    parts += [
+        numbers["base"]["checkpoint"],
+        f"samtune {numbers['samtune_version']}",
+        numbers["written"],
+    ]
+    line = f'<p class="soft">{escape(" · ".join(parts))}</p>'
+    if not data["left_out"]:
+        return line
+    items = "".join(f"<li>{escape(one)}</li>" for one in data["left_out"])
+    summary = f"left out: {count(len(data['left_out']), 'file')}"
+    return f"{line}<details><summary>{summary}</summary><ul>{items}</ul></details>"
+
+
+def _verdicts(numbers: dict[str, Any]) -> str:
+    """A card for each adapter: is it better than plain SAM?"""
+    cards = []
+    plain = numbers["sources"][0]["prompts"]["center"]["iou"]
+    for source in _adapters(numbers):
+        center, verdict = source["prompts"]["center"], source["verdict"]
+        ends = interval(center["gain_interval"], signed=True)
+        within = f" (95 % interval {ends})" if ends else ""
+        cards.append(
+            f'<div class="card">{name_of(numbers, source)}'
+            f'<strong class="{verdict.split()[0]}">{escape(verdict)}</strong>'
+            f"IoU {percent(center['iou'])}, plain SAM {percent(plain)}: "
+            f"{100 * center['gain']:+.1f} points{within}</div>"
+        )
+    for about in numbers["adapters"]:
+        if about["trained_on_this_data"]:
+            cards.append(
+                '<div class="card warning"><strong>seen in training</strong>'
+                f"{escape(about['name'])} learned from exactly these files: its scores say nothing "
+                "about new images.</div>"
+            )
+    return (
+        f'<div class="cards">{"".join(cards)}</div>'
+        "<p><b>IoU</b> is the area that mask and true object share, as a share of the area that "
+        "they cover together: 100 % is the object to the pixel. All scores are means over objects, "
+        "in %. The <b>95 % interval</b> says how far chance in the choice of images may have moved "
+        "a score (bootstrap over images). An adapter is called better or worse when the whole "
+        "interval of its difference to plain SAM lies on one side of 0.</p>"
+    )
+
+
+def _prompts(numbers: dict[str, Any]) -> str:
+    legend = " &nbsp; ".join(name_of(numbers, source) for source in numbers["sources"])
+    return f"<h2>IoU by the kind of prompt, in %</h2><p>{legend}</p>{chart(numbers)}"
+
+
+def _scores(numbers: dict[str, Any]) -> str:
+    tables = []
+    for kind, (name, _) in PROMPTS.items():
+        rows = [_score_row(numbers, source, kind) for source in numbers["sources"]]
+        header = ["", "IoU", "difference", "oracle", "refined", "Boundary IoU"]
+        scores = table(header, rows)
+        folded = f"<details><summary>{escape(name)}</summary>{scores}</details>"
+        tables.append(scores if kind == "center" else folded)
+    weights = " and ".join(
+        ", ".join(f"{weight:.2f}" for weight in half) for half in numbers["sam_f_weights"]
+    )
+    sam_f = (
+        "<b>SAM-F</b>: the fixed mixture of SAM's three masks that fits best, two numbers, and the "
+        "least that an adapter should beat. It is fitted to one half of these images and scored on "
+        f"the other, both ways round (weights {weights}); so it learned from this very folder, "
+        "as adapters should not have."
+        if weights
+        else "<b>SAM-F</b> is left out: it would be fitted to some of these images and scored on "
+        "others, and there is only one."
+    )
+    return (
+        f"<h2>Scores for one click in the middle</h2>{tables[0]}"
+        "<ul><li><b>difference</b>: IoU less that of plain SAM, object by object.</li>"
+        "<li><b>oracle</b>: had the best of the returned mask and SAM's three masks always been "
+        "chosen.</li>"
+        "<li><b>refined</b>: after the adapter moved the contours (<code>--refine</code>).</li>"
+        "<li><b>Boundary IoU</b>: IoU of the outlines alone, 2 % of the image's diagonal wide.</li>"
+        f"<li>{sam_f}</li></ul>" + "".join(tables[1:])
+    )
+
+
+def _score_row(numbers: dict[str, Any], source: dict[str, Any], kind: str) -> list[str]:
+    found = source["prompts"][kind]
+    if not found["objects"]:
+        return [name_of(numbers, source), *["–"] * 5]
+    gain = f"{100 * found['gain']:+.1f}{small(interval(found['gain_interval'], signed=True))}"
+    return [
+        name_of(numbers, source),
+        f"<b>{100 * found['iou']:.1f}</b>{small(interval(found['interval']))}",
+        "–" if source["name"] == "plain SAM" else gain,
+        *(percent(found[score]) for score in ("oracle_iou", "refined_iou", "boundary_iou")),
+    ]
+
+
+def _sizes(numbers: dict[str, Any]) -> str:
+    first = numbers["sources"][0]["sizes"]
+    header = [
+        "",
+        *(f"{name}<small>{count(first[name]['objects'], 'object')}</small>" for name in SIZES),
+    ]
+    rows = [
+        [name_of(numbers, source), *(percent(source["sizes"][name]["iou"]) for name in SIZES)]
+        for source in numbers["sources"]
+    ]
+    return (
+        f"<h2>By object size</h2>{table(header, rows)}"
+        "<p>IoU in % for one click in the middle. Sizes are those that SAM sees, with the image's "
+        "long side scaled to 1024 px: small is an area below 32×32 px, medium below 96×96 px.</p>"
+    )
+
+
+def _sensitivity(report: Report) -> str:
+    maps = []
+    for picture, found in zip(report.maps, report.numbers["sensitivity"], strict=True):
+        text = "; ".join(
+            f"{one['name']}: mean {percent(one['mean_iou'])}, 10th percentile "
+            f"{percent(one['p10_iou'])}, {100 * one['good_share']:.0f} % of clicks reach 80"
+            for one in found["sources"]
+        )
+        maps.append(
+            f'<figure style="margin:0"><img class="map" alt="{escape(text)}" '
+            f'src="{data_address(picture, "JPEG")}">'
+            f"<figcaption>{escape(found['image'])}</figcaption></figure>"
+        )
+    return (
+        "<h2>Does it matter where one clicks?</h2><p>Every place in an object is coloured by the "
+        "IoU that a click there gives; dots are clicks beside the object. The objects are those at "
+        f"the 10th, 50th and 90th percentile of IoU ({escape(report.numbers['judged'])}).</p>"
+        + "".join(maps)
+    )
+
+
+def _examples(report: Report) -> str:
+    numbers = report.numbers
+    names = [numbers["sources"][0]["name"], *(one["name"] for one in _adapters(numbers))]
+    parts = []
+    for title, pictures in (("Worst", report.worst), ("Best", report.best)):
+        if pictures:
+            shown = "".join(_object(picture, names) for picture in pictures)
+            parts.append(f'<h3>{title} {len(pictures)}</h3><div class="pictures">{shown}</div>')
+    return (
+        "<h2>The worst and the best objects</h2>"
+        f"<p>By the IoU of {escape(numbers['judged'])} for the click at the green dot, IoU in %. "
+        f"White is the true outline, blue the mask that was returned.</p>{''.join(parts)}"
+    )
+
+
+def _object(picture: Picture, names: Sequence[str]) -> str:
+    views = "".join(
+        f'<div><img src="{address}" alt="{escape(name)}, IoU {percent(score)} %">'
+        f"{escape(name)} <b>{percent(score)}</b></div>"
+        for name, (address, score) in zip(names, picture.views, strict=True)
+    )
+    return (
+        f'<figure class="object">{views}<figcaption>{escape(picture.image)}</figcaption></figure>'
+    )
+
+
+def _per_image(numbers: dict[str, Any]) -> str:
+    header = ["image", "objects", *(name_of(numbers, source) for source in numbers["sources"])]
+    rows = [
+        [escape(row["image"]), f"{row['objects']:,}", *map(percent, row["iou"])]
+        for row in numbers["images"]
+    ]
+    return (
+        "<h2>By image</h2><details><summary>IoU in % for one click in the middle of each object"
+        f"</summary>{table(header, rows)}</details>"
+    )
+
+
+def _origin(numbers: dict[str, Any]) -> str:
+    items = "".join(
+        f"<li><b>{escape(one['name'])}</b>: {escape(one['origin'])}</li>"
+        for one in numbers["prompts"].values()
+    )
+    return (
+        f"<h2>Where each prompt came from</h2><p>All are drawn from the true masks.</p><ul>{items}"
+        "</ul><p>What is drawn by chance is seeded by the object's place in the folder, so that "
+        "every model gets the same prompts, today and tomorrow. <code>report.json</code> lists "
+        "every prompt with its scores.</p>"
+    )
+
+
+def _training(numbers: dict[str, Any]) -> str:
+    rows = []
+    for about in numbers["adapters"]:
+        data, scores = about["data"], about["scores"]
+        held_out = ", ".join(
+            f"{name} {percent(scores[key])}"
+            for key, name in (("base_iou", "plain SAM"), ("adapter_iou", "adapter"))
+            if key in scores
+        )
+        settings = ", ".join(f"{key} {value}" for key, value in about["settings"].items())
+        rows += [
+            ["file", about["file"]],
+            ["trained on", _images_and_objects(data, "train")],
+            ["held out then", f"{_images_and_objects(data, 'val')}: {held_out or '–'}"],
+            ["base", f"{about['base']['checkpoint']} ({about['base']['encoder']} image encoder)"],
+            ["written by", f"samtune {about['samtune_version']}, method {about['method']}"],
+            ["settings", settings],
+            ["SHA-256 of its data", data.get("sha256", "–")],
+        ]
+    if not rows:
+        return ""
+    cells = [[name, f"<code>{escape(str(value))}</code>"] for name, value in rows]
+    return (
+        f'<h2>What was trained on what</h2><div class="text">{table(["", ""], cells)}</div><p>As '
+        "the adapter files say. The evaluated folder has SHA-256 "
+        f"<code>{numbers['data']['sha256']}</code>.</p>"
+    )
+
+
+def _cost(numbers: dict[str, Any]) -> str:
+    cost = numbers["cost"]
+    rows = [[escape(name), f"{seconds:.1f}"] for name, seconds in cost["seconds"].items()]
+    peak = cost["peak_memory_bytes"]
+    memory = f"<p>Peak memory: {peak / 1e9:.1f} GB.</p>" if peak else ""
+    return (
+        f"<h2>Time and memory</h2>{table(['stage', 'seconds'], rows)}{memory}<p>Encoding takes no "
+        "time for images whose embedding is cached already.</p>"
+    )
+
+
+def _adapters(numbers: dict[str, Any]) -> list[dict[str, Any]]:
+    return [source for source in numbers["sources"] if source["verdict"] is not None]
+
+
+def _images_and_objects(data: dict[str, Any], part: str) -> str:
+    images, objects = data.get(f"{part}_images"), data.get(f"{part}_objects")
+    if images is None or objects is None:
+        return "not said"
+    return f"{count(images, 'image')} with {count(objects, 'object')}"

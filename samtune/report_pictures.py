@@ -1,0 +1,111 @@
+"""Before and after: an object as each of the compared models segments it, cut out of its image."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samtune.dataset import Dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.images import read_image
+from samtune.metrics import iou
+from samtune.overlay import COLOURS, draw_outline, mark_prompt, tint
+from samtune.predictor import Predictor
+from samtune.prompts import Prompt, center_point
+
+_SIDE = 200  # pixels: long side of a cut-out
+_AROUND = 0.6  # of the object's long side is shown on each side of it
+_LEAST_MARGIN = 12  # pixels
+_WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One object, model by model.
+
+    Attributes:
+        image: the name of its file.
+        views: for each model the cut-out as a data: address, and the mask's IoU.
+    """
+
+    image: str
+    views: tuple[tuple[str, float], ...]
+
+
+def draw_before_after(
+    dataset: Dataset, indices: Sequence[int], predictors: Sequence[Predictor], cache: EmbeddingCache
+) -> list[Picture]:
+    """Draw the answers to the centre click on some objects.
+
+    The returned mask is tinted, the target's outline white, the click a green dot.
+
+    Args:
+        dataset: the objects.
+        indices: which of them.
+        predictors: who answers.
+        cache: where embeddings are kept.
+    """
+    pictures = []
+    for index in indices:
+        thing = dataset.objects[index]
+        path = dataset.pairs[thing.image_index].image
+        image, target = read_image(path), thing.mask()
+        click = center_point(target)
+        crop = _around(thing.box, thing.size)
+        views = []
+        for predictor in predictors:
+            _, embedding = cache.encode(image, predictor.sam)
+            mask = predictor.predict(embedding, [click])[0].mask
+            cut_out = _cut_out(image, mask, target, click, crop)
+            views.append((data_address(cut_out, "JPEG"), iou(mask, target)))
+        pictures.append(Picture(path.name, tuple(views)))
+    return pictures
+
+
+def data_address(picture: NDArray[np.uint8], file_format: str) -> str:
+    """A picture (H, W, 3) uint8 RGB as a data: address, for a page that is one file."""
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, file_format, quality=85, optimize=True)
+    text = base64.b64encode(encoded.getvalue()).decode("ascii")
+    return f"data:image/{file_format.lower()};base64,{text}"
+
+
+def _around(box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of an object with some of its surroundings."""
+    x0, y0, x1, y1 = box
+    margin = max(_LEAST_MARGIN, round(_AROUND * max(x1 - x0, y1 - y0)))
+    rows = slice(max(y0 - margin, 0), min(y1 + margin, size[0]))
+    return rows, slice(max(x0 - margin, 0), min(x1 + margin, size[1]))
+
+
+def _cut_out(
+    image: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    target: NDArray[np.bool_],
+    click: Prompt,
+    crop: tuple[slice, slice],
+) -> NDArray[np.uint8]:
+    """Scaled first and drawn on then, so that lines are as thin on every object."""
+    photo = image[crop]
+    scale = _SIDE / max(photo.shape[:2])
+    size = (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale)))
+
+    def scaled(some: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        grown = cv2.resize(some[crop].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        return np.asarray(grown > 0)
+
+    method = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
+    ground = np.asarray(cv2.resize(photo, size, interpolation=method), np.uint8)
+    corner = np.array([crop[1].start, crop[0].start])
+    moved = Prompt((click.points - corner + 0.5) * np.float32(scale) - 0.5, click.labels)
+    drawn = ground.copy()
+    tint(drawn, scaled(mask), COLOURS[0])
+    draw_outline(drawn, scaled(mask), COLOURS[0], 1, edge=None)
+    draw_outline(drawn, scaled(target), _WHITE, 1, edge=None)
+    mark_prompt(drawn, moved, 1)
+    return drawn

@@ -1,0 +1,148 @@
+"""SAM-F: the baseline of two numbers.
+
+A mask that is the weighted sum of SAM's three, w₁M₁ + w₂M₂ + (1 - w₁ - w₂)M₃ over their logits, the
+weights fitted to the user's masks: PerSAM-F (Zhang et al. 2023, https://arxiv.org/abs/2305.03048,
+section 3.3) as Kim et al. 2024 (https://arxiv.org/abs/2403.09199) compare with it. It only says
+which part of a thing is meant; where it is as good as an adapter, no adapter is needed.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samtune.dataset import Dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.images import read_image
+from samtune.losses import score_logits
+from samtune.predictor import Prediction, Predictor
+from samtune.prompts import Prompt
+from samtune.sam import Embedding, Sam
+from samtune.supervision import Supervision
+from samtune.upscaling import upscale_masks
+
+_THREE = (1, 2, 3)  # the outputs of SAM's multimask answer
+_CELLS = 128  # of each object's image, decoded once for the fit
+_MOST_OBJECTS = 1000  # taken evenly from more: two numbers need no more
+_STEPS, _RATE = 1000, 1e-3  # of AdamW: Zhang et al., section 4.1
+_BATCH = 32  # objects a step
+
+
+class SamF(Predictor):
+    """Answers every prompt with the same mixture of SAM's three masks.
+
+    Args:
+        sam: the frozen model.
+        weights: of the three masks; their sum is 1.
+    """
+
+    def __init__(self, sam: Sam, weights: tuple[float, float, float]) -> None:
+        super().__init__(sam)
+        self.weights = weights
+
+    def answer_alike(
+        self,
+        embedding: Embedding,
+        features: Tensor,
+        prompts: list[Prompt],
+        all_masks: bool,
+        refine: bool,
+    ) -> list[Prediction]:
+        """As Predictor's; there is nothing to refine with."""
+        sam, decoder = self.sam, self.sam.decoder
+        tokens = sam.encode_prompts(prompts, embedding.original_size)
+        outputs = torch.tensor(_THREE, device=sam.device).expand(len(prompts), -1)
+        tokens, cells = decoder.attend(features, sam.image_pe, tokens, sam.no_mask)
+        three = decoder.mask_blocks(tokens, cells, outputs)
+        weights = torch.tensor(self.weights, device=sam.device)
+        mixed = torch.einsum("bmnc,m->bnc", three, weights)[:, None]
+        wanted = torch.cat([mixed, three], dim=1) if all_masks else mixed
+        logits = decoder.assemble(wanted, (features.shape[-2], features.shape[-1]))
+        masks = upscale_masks(logits, sam.image_size, embedding.input_size, embedding.original_size)
+        estimates = decoder.predict_iou(tokens)[:, 1:].clip(0, 1).cpu()
+        scores = (estimates @ weights.cpu()).clip(0, 1).tolist()
+        return [
+            Prediction(
+                mask=masks[position, 0],
+                score=scores[position],
+                low_res_logits=logits[position, 0].cpu().numpy(),
+                alternatives=masks[position, 1:],
+                alternative_scores=estimates[position, : len(masks[position, 1:])].numpy(),
+            )
+            for position in range(len(prompts))
+        ]
+
+
+def fit_sam_f(
+    dataset: Dataset,
+    sam: Sam,
+    cache: EmbeddingCache,
+    *,
+    images: Sequence[int] | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SamF:
+    """Fit the two weights to centre clicks on a data set's objects: dice + focal, a few seconds.
+
+    Args:
+        dataset: the objects.
+        sam: the frozen model.
+        cache: where embeddings are kept.
+        images: only objects of these images; at least one.
+        seed: the same seed gives the same weights.
+        on_progress: called with the number of objects decoded and of all.
+
+    Returns:
+        The predictor.
+    """
+    chosen = set(range(len(dataset.pairs)) if images is None else images)
+    things = [thing for thing in dataset.objects if thing.image_index in chosen]
+    if not things:
+        raise ValueError("there is no object to fit to")
+    evenly = np.linspace(0, len(things) - 1, min(len(things), _MOST_OBJECTS)).round().astype(int)
+    rng = np.random.default_rng(seed)
+    decoded: list[tuple[Tensor, Tensor, Tensor]] = []
+    loaded: tuple[int, Embedding] | None = None
+    for position in evenly.tolist():
+        thing = things[position]
+        if loaded is None or loaded[0] != thing.image_index:
+            image = read_image(dataset.pairs[thing.image_index].image)
+            loaded = (thing.image_index, cache.encode(image, sam)[1])
+        decoded.append(_decode(sam, loaded[1], Supervision.of(thing, sam.image_size, rng), rng))
+        on_progress(len(decoded), len(evenly))
+    logits, target, weight = (torch.stack(parts) for parts in zip(*decoded, strict=True))
+    return SamF(sam, _fit(logits, target, weight, rng))
+
+
+def _decode(
+    sam: Sam, embedding: Embedding, one: Supervision, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three masks' logits (3, K, 16) in some cells, their target and weight (K, 16)."""
+    sample = one.sample_cells(_CELLS, rng)
+    with torch.no_grad():
+        features = embedding.features[None].to(sam.device, torch.float32)
+        point = torch.from_numpy(one.center).view(1, 1, 2).to(sam.device)
+        prompt = sam.encode_points(point, torch.ones(1, 1, dtype=torch.int64, device=sam.device))
+        tokens, cells = sam.decoder.attend(features, sam.image_pe, prompt, sam.no_mask)
+        some = cells[:, torch.from_numpy(sample.index).to(sam.device)]
+        outputs = torch.tensor([_THREE], device=sam.device)
+        blocks = sam.decoder.mask_blocks(tokens, some, outputs)[0].cpu()
+    return blocks, torch.from_numpy(sample.target), torch.from_numpy(sample.weight)
+
+
+def _fit(
+    logits: Tensor, target: Tensor, weight: Tensor, rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Fit the weights to N objects: logits (N, 3, K, 16), target and weight (N, K, 16)."""
+    first_two = torch.full((2,), 1 / 3, requires_grad=True)
+    optimizer = torch.optim.AdamW([first_two], lr=_RATE)
+    for _ in range(_STEPS):
+        some = torch.from_numpy(rng.integers(len(logits), size=min(_BATCH, len(logits))))
+        weights = torch.cat([first_two, 1 - first_two.sum(dim=0, keepdim=True)])
+        mixed = torch.einsum("bmkc,m->bkc", logits[some], weights)[:, None]
+        optimizer.zero_grad()
+        score_logits(mixed, target[some], weight[some]).loss.mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    w1, w2 = first_two.tolist()
+    return w1, w2, 1 - w1 - w2

@@ -1,0 +1,107 @@
+"""`samtune check`: what fit would find, told without doing it."""
+
+import json
+
+import numpy as np
+import pytest
+from broken_data import NAMED_BY_FAULT, disk, save
+from command import files_in, one_error, run, use_instead_of_weights
+
+from samtune.images import read_image
+
+
+@pytest.fixture(autouse=True)
+def small_model(tiny_sam, tmp_path_factory, monkeypatch):
+    use_instead_of_weights(tiny_sam, monkeypatch, tmp_path_factory.mktemp("weights"))
+
+
+def add_twin(folder, name):
+    """An image that is image 0 but for one pixel, with a mask in two parts."""
+    image = read_image(folder / "images" / "0.png").copy()
+    image[0, 0] ^= 1
+    save(folder / "images" / f"{name}.png", image)
+    mask = disk(size=image.shape[:2])
+    mask[:, -20:] = 255
+    save(folder / "masks" / f"{name}.png", mask)
+
+
+def test_a_sound_folder_is_ready_and_nothing_is_written(toy_dataset):
+    before = files_in(toy_dataset)
+    result = run("check", toy_dataset)
+    assert result.exit_code == 0
+    assert "8 images with 8 objects" in result.stdout
+    assert "objects in an image: 1 to 1, median 1" in result.stdout
+    assert "train on 6 images with 6 objects, and hold out 2 images" in result.stdout
+    assert "nothing to look at" in result.stdout
+    assert "training and scoring about" in result.stdout
+    assert files_in(toy_dataset) == before
+
+
+def test_findings_are_named_with_what_to_do_and_are_no_failure(toy_dataset):
+    add_twin(toy_dataset, "twin")
+    result = run("check", toy_dataset, "--quick")
+    assert result.exit_code == 0
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("look at: ")]
+    assert "1 of 9 masks is in several large parts" in line
+    assert "(twin.png)" in line
+    assert "--objects components" in line
+
+
+def test_json_is_one_object_with_all_of_it(toy_dataset):
+    add_twin(toy_dataset, "twin")
+    told = json.loads(run("check", toy_dataset, "--json").stdout)
+    assert (told["images"], told["objects"], told["faults"]) == (9, 9, [])
+    assert told["train_images"] + told["val_images"] == 9
+    (parts,) = [one for one in told["findings"] if one["kind"] == "parts"]
+    assert parts["files"] == ["twin.png"]
+    assert told["forecast"]["train_seconds"] > 0
+
+
+def test_held_out_images_that_are_nearly_training_images_are_found(toy_dataset, tmp_path):
+    add_twin(toy_dataset, "twin")
+    for part in ("images", "masks"):
+        (tmp_path / "val" / part).mkdir(parents=True)
+        for name in ("twin", "5"):
+            source = toy_dataset / part / f"{name}.png"
+            source.rename(tmp_path / "val" / part / f"{name}.png")
+    words = ["check", toy_dataset, "--val", tmp_path / "val", "--json"]
+    told = json.loads(run(*words).stdout)
+    assert (told["train_images"], told["val_images"]) == (7, 2)
+    (similar,) = [one for one in told["findings"] if one["kind"] == "similar"]
+    assert similar["files"] == ["twin.png like 0.png"]
+    assert "similar" not in run(*words, "--quick").stdout
+
+
+def test_copies_of_held_out_images_are_left_out_as_in_fit(toy_dataset, tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / "val" / part).mkdir(parents=True)
+        copy = tmp_path / "val" / part / "other.png"
+        copy.write_bytes((toy_dataset / part / "3.png").read_bytes())
+    result = run("check", toy_dataset, "--val", tmp_path / "val", "--quick")
+    assert "train on 7 images" in result.stdout
+    assert "first: 3.png" in result.stderr
+
+
+@pytest.mark.parametrize("fault", NAMED_BY_FAULT, ids=lambda fault: fault.__name__)
+def test_a_folder_that_fit_cannot_read_fails(fault, tmp_path):
+    folder = fault(tmp_path)
+    assert NAMED_BY_FAULT[fault] in one_error(run("check", folder))
+
+
+def test_all_faults_are_listed_where_fit_names_the_first_few(toy_dataset):
+    for number in range(7):
+        save(toy_dataset / "masks" / f"{number}.png", np.zeros((10, 11), np.uint8))
+    result = run("check", toy_dataset)
+    assert result.exit_code == 1
+    listed = result.stdout.splitlines()
+    assert [line.split()[0] for line in listed] == [f"masks/{n}.png" for n in range(7)]
+    failed = run("check", toy_dataset, "--json")
+    assert json.loads(failed.stdout)["faults"] == listed
+    assert failed.exit_code == 1
+
+
+def test_one_image_alone_cannot_be_fitted(toy_dataset):
+    for number in range(1, 8):
+        for part in ("images", "masks"):
+            (toy_dataset / part / f"{number}.png").unlink()
+    assert "only one image" in one_error(run("check", toy_dataset))
