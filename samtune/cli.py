@@ -1,6 +1,6 @@
 """The command line: `samtune`.
 
-A command parses, calls the library, and prints; fit, segment and evaluate have a file each.
+A command parses, calls the library, and prints; the large ones have a file each.
 """
 
 import io
@@ -13,6 +13,7 @@ import typer
 
 from samtune import __version__
 from samtune.cli_evaluate import evaluate
+from samtune.cli_export import export
 from samtune.cli_fit import fit
 from samtune.cli_segment import segment
 from samtune.console import (
@@ -38,6 +39,7 @@ cache = typer.Typer(no_args_is_help=True, help="Cached image embeddings: info, c
 app.command()(fit)
 app.command()(segment)
 app.command()(evaluate)
+app.command()(export)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As checkpoint list shows it.")]
 

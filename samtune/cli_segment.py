@@ -111,7 +111,7 @@ def segment(
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
     given = _given_prompts(points or [], negative_points or [], boxes or [])
 
-    lines = None if prompts is None else _open_lines(prompts)
+    lines = None if prompts is None else open_lines(prompts)
     check_writable(output / "mask.png")
     with Terminal(quiet) as terminal:
         segmenter = Segmenter(
@@ -153,8 +153,12 @@ def _given_prompts(
     return [Prompt.of(on_object, on_background, box) for box in corners or [None]]
 
 
-def _open_lines(name: str) -> BinaryIO:
-    """Open --prompts: bytes, because a line that is no text has to fail alone."""
+def open_lines(name: str) -> BinaryIO:
+    """Open --prompts: bytes, because a line that is no text has to fail alone.
+
+    Raises:
+        PromptError: the file cannot be read.
+    """
     if name == "-":
         return sys.stdin.buffer
     try:
@@ -225,7 +229,7 @@ def _answer_lines(segmenter: "Segmenter", lines: BinaryIO) -> tuple[int, int]:
                 continue
             all_of += 1
             try:
-                asked = parse_prompt_line(_decoded(line))
+                asked = parse_prompt_line(decode_line(line))
                 answers = segmenter.answer(asked.image, [asked.prompt])
             except SamtuneError as error:
                 failed += 1
@@ -236,7 +240,12 @@ def _answer_lines(segmenter: "Segmenter", lines: BinaryIO) -> tuple[int, int]:
     return failed, all_of
 
 
-def _decoded(line: bytes) -> str:
+def decode_line(line: bytes) -> str:
+    """The text of a line of prompts.
+
+    Raises:
+        PromptError: it is not UTF-8.
+    """
     try:
         return line.decode("utf-8-sig")  # some editors put a mark before the first line
     except UnicodeDecodeError as error:

@@ -68,7 +68,8 @@ class PromptLearningModule(nn.Module):
         prompt = sparse_prompt_embeddings
         # SAM's embeddings are small (a standard deviation of 0.1 with MobileSAM) beside the
         # positional encoding and the tokens; without a norm the tokens hardly see the image.
-        cells = F.layer_norm(image_embeddings.flatten(2).transpose(1, 2), prompt.shape[-1:])
+        width = self.image_norm.normalized_shape
+        cells = F.layer_norm(image_embeddings.flatten(2).transpose(1, 2), width)
         cells_pe = cells + image_pe.flatten(2).transpose(1, 2)
         attended, _ = self.self_attention(prompt, prompt, prompt, need_weights=False)
         tokens = self.self_norm(prompt + attended)

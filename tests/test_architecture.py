@@ -33,6 +33,9 @@ READING_ORDER = [
     "supervision",
     "adapter",
     "predictor",
+    "onnx_graphs",
+    "parity",
+    "export",
     "evaluation",
     "resume",
     "learner",
@@ -43,6 +46,7 @@ READING_ORDER = [
     "cli_fit",
     "cli_segment",
     "cli_evaluate",
+    "cli_export",
     "cli",
 ]
 
