@@ -44,6 +44,19 @@ OPSET = 17  # the first with LayerNormalization; ONNX Runtime reads it from 1.13
 _LARGEST_ENCODER = 2**31 - 2**26  # bytes of weights; a protobuf file ends at 2 GiB
 ENCODER, DECODER, MODEL, PARITY = "encoder.onnx", "decoder.onnx", "model.yaml", "parity.json"
 
+# For AnyLabeling and X-AnyLabeling, with the size in their own files; paths are beside this one.
+_MODEL_YAML = """\
+type: segment_anything
+name: {name}
+provider: samtune
+display_name: {display_name}
+encoder_model_path: {encoder}
+decoder_model_path: {decoder}
+input_size: {side}
+max_width: {side}
+max_height: {height}
+"""
+
 
 def export_onnx(
     sam: Sam,
@@ -195,20 +208,16 @@ def _quantize(path: Path, within: str = "") -> None:
 
 
 def _model_yaml(name: str, image_size: int) -> str:
-    """What AnyLabeling and X-AnyLabeling load as a custom model; paths are beside the file."""
-    entries: dict[str, Any] = {
-        "type": "segment_anything",
-        "name": f"samtune-{name}",
-        "provider": "samtune",
-        "display_name": f"{name} (samtune)",
-        "encoder_model_path": ENCODER,
-        "decoder_model_path": DECODER,
-        "input_size": image_size,
-        "max_width": image_size,
-        "max_height": image_size * 2 // 3,  # as in X-AnyLabeling's own files
-    }
-    # What is JSON is YAML too, whatever characters a name has.
-    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in entries.items())
+    """What labelling tools load as a custom model."""
+    return _MODEL_YAML.format(
+        # What is JSON is YAML too, whatever characters a name has.
+        name=json.dumps(f"samtune-{name}"),
+        display_name=json.dumps(f"{name} (samtune)"),
+        encoder=ENCODER,
+        decoder=DECODER,
+        side=image_size,
+        height=image_size * 2 // 3,
+    )
 
 
 def _described(sam: Sam, adapter: Adapter, parity: Parity, quantized: bool) -> dict[str, Any]:
