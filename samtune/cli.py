@@ -15,6 +15,7 @@ from samtune import __version__
 from samtune.cli_evaluate import evaluate
 from samtune.cli_export import export
 from samtune.cli_fit import fit
+from samtune.cli_refine import refine
 from samtune.cli_segment import segment
 from samtune.console import (
     Group,
@@ -38,6 +39,7 @@ checkpoints = typer.Typer(no_args_is_help=True, help="Pretrained SAM weights: li
 cache = typer.Typer(no_args_is_help=True, help="Cached image embeddings: info, clear.")
 app.command()(fit)
 app.command()(segment)
+app.command()(refine)
 app.command()(evaluate)
 app.command()(export)
 

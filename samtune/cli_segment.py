@@ -27,6 +27,7 @@ from samtune.console import (
 from samtune.errors import AdapterError, PromptError, SamtuneError
 
 if TYPE_CHECKING:
+    from samtune.predictor import Predictor
     from samtune.prompts import Prompt
     from samtune.sam import Sam
 
@@ -72,6 +73,9 @@ def segment(
     refine: Annotated[
         bool, typer.Option("--refine", help="Move contours onto the boundary, where that helps.")
     ] = False,
+    refine_always: Annotated[
+        bool, typer.Option("--refine-always", help="Also where fit found that it does not help.")
+    ] = False,
     all_masks: Annotated[
         bool, typer.Option("--all-masks", help="Also the masks that SAM considered.")
     ] = False,
@@ -107,7 +111,7 @@ def segment(
             )
     elif images or points or negative_points or boxes:
         context.fail("--prompts names images, points and boxes itself: give no others.")
-    if refine and not adapters:
+    if (refine or refine_always) and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
     given = _given_prompts(points or [], negative_points or [], boxes or [])
 
@@ -115,7 +119,14 @@ def segment(
     check_writable(output / "mask.png")
     with Terminal(quiet) as terminal:
         segmenter = Segmenter(
-            _open_predictors(terminal, adapters or [], refine, checkpoint, device),
+            _open_predictors(
+                terminal,
+                adapters or [],
+                refine or refine_always,
+                refine_always,
+                checkpoint,
+                device,
+            ),
             folder=output,
             all_masks=all_masks,
             overlay=overlay,
@@ -170,7 +181,7 @@ def open_lines(name: str) -> BinaryIO:
 
 
 def _open_predictors(
-    terminal: Terminal, paths: list[Path], refine: bool, checkpoint: str, device: str
+    terminal: Terminal, paths: list[Path], refine: bool, always: bool, checkpoint: str, device: str
 ) -> list[Source]:
     from samtune.adapter import read_info
     from samtune.predictor import Predictor
@@ -180,23 +191,34 @@ def _open_predictors(
     sam = open_sam(terminal, checkpoint, device)
     if not paths:
         return [Source(None, Predictor(sam), refine=False)]
-    return [_open_adapter(terminal, path, sam, refine) for path in paths]
+    return [_open_adapter(terminal, path, sam, refine, always) for path in paths]
 
 
-def _open_adapter(terminal: Terminal, path: Path, sam: "Sam", refine: bool) -> Source:
+def _open_adapter(terminal: Terminal, path: Path, sam: "Sam", refine: bool, always: bool) -> Source:
     from samtune.adapter import Adapter
     from samtune.predictor import Predictor
 
-    adapter = Adapter.load(path, sam)
-    if refine and adapter.pmm is None:
+    predictor = Predictor(sam, Adapter.load(path, sam))
+    refine = refine and shall_refine(terminal, path, predictor, always)
+    return Source(path, predictor, refine)
+
+
+def shall_refine(terminal: Terminal, path: Path, predictor: "Predictor", always: bool) -> bool:
+    """Whether to refine with an adapter; says so if it did not help where that was measured.
+
+    Raises:
+        AdapterError: it cannot refine.
+    """
+    assert predictor.adapter is not None
+    if predictor.adapter.pmm is None:
         raise AdapterError(
-            f"{path} cannot refine: it was fitted with --no-pmm. Leave out --refine, or fit again."
+            f"{path} cannot refine: it was fitted with --no-pmm. Fit it again without that."
         )
-    if refine and not adapter.info.refine_helps:
-        terminal.say(
-            f"{path}: refining did not help on its held-out objects, so masks stay as they are"
-        )
-    return Source(path, Predictor(sam, adapter), refine and adapter.info.refine_helps)
+    helped = predictor.adapter.info.refine_helps
+    if not helped:
+        stays = "refining all the same" if always else "so masks stay as they are"
+        terminal.say(f"{path}: refining did not help on its held-out objects, {stays}")
+    return helped or always
 
 
 def _answer_images(

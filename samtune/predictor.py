@@ -15,17 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samtune.adapter import Adapter
-from samtune.pmm import resample_contour
-from samtune.polygons import Polygon, is_simple, mask_to_polygons, polygons_to_mask
-from samtune.prompts import Prompt
+from samtune.pmm import PointMatchingModule
+from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
+from samtune.prompts import Prompt, center_point
+from samtune.refinement import ROUNDS, is_large, refine_polygon
 from samtune.sam import MASK_THRESHOLD, Embedding, Sam
 from samtune.selector import best_of_three
 
 _MULTIMASK = (1, 2, 3)  # outputs with a mask each for an ambiguous prompt; 0 is the single mask
 AT_ONCE = 8  # prompts decoded together; more need memory and are no faster on a CPU
-_SMALLEST_CONTOUR = (
-    8.0  # pixels of the input frame across; the features cannot resolve smaller ones
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +84,8 @@ class Predictor:
             PromptError: a point or box lies outside of the image.
             ValueError: refinement without an adapter that can.
         """
-        if refine and (self.adapter is None or self.adapter.pmm is None):
-            raise ValueError("refining needs an adapter with a Point Matching Module")
+        if refine:
+            _ = self._pmm  # raises where there is none
         for prompt in prompts:
             prompt.check_inside(embedding.original_size)
         features = embedding.features[None].to(self.sam.device, torch.float32)
@@ -109,10 +107,7 @@ class Predictor:
         refine: bool,
     ) -> list[Prediction]:
         sam, decoder = self.sam, self.sam.decoder
-        prompt_tokens = sam.encode_prompts(prompts, embedding.original_size)
-        if self.adapter is not None:
-            prompt_tokens = self.adapter.plm(prompt_tokens, features, sam.image_pe)
-        tokens, cells = decoder.attend(features, sam.image_pe, prompt_tokens, sam.no_mask)
+        tokens, cells = self._attend(embedding, features, prompts)
         estimates = decoder.predict_iou(tokens)
         if self.adapter is not None:
             estimates = self.adapter.selector(tokens, estimates)
@@ -151,10 +146,7 @@ class Predictor:
     def refine(
         self, embedding: Embedding, image_features: Tensor, mask: NDArray[np.bool_]
     ) -> NDArray[np.bool_]:
-        """Move a mask's contours with the Point Matching Module (Kim et al. 2024, figure 5).
-
-        Each outer contour and hole is refined on its own; one that is too small to see in the
-        features, or whose refined polygon would cross itself, stays as it was.
+        """Move a mask's contours with the Point Matching Module, once (refinement.py).
 
         Args:
             embedding: the encoded image, for its frames.
@@ -164,31 +156,62 @@ class Predictor:
         Returns:
             (H, W) bool.
         """
+        pmm = self._pmm
         polygons = [
-            Polygon(
-                self._refine_contour(embedding, image_features, polygon.exterior),
-                tuple(self._refine_contour(embedding, image_features, h) for h in polygon.holes),
-            )
+            refine_polygon(polygon, pmm, image_features, embedding, rounds=1)
             for polygon in mask_to_polygons(mask)
         ]
         return polygons_to_mask(polygons, embedding.original_size)
 
-    def _refine_contour(
-        self, embedding: Embedding, image_features: Tensor, contour: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        assert self.adapter is not None
-        assert self.adapter.pmm is not None
-        height, width = embedding.original_size
-        to_input = np.array(
-            [embedding.input_size[1] / width, embedding.input_size[0] / height], dtype=np.float32
-        )
-        if (np.ptp(contour, axis=0) * to_input).min() < _SMALLEST_CONTOUR:
-            return contour
-        shares = (resample_contour(contour) + 0.5) * to_input / self.sam.image_size
-        points = torch.from_numpy(shares.astype(np.float32))[None].to(self.sam.device)
-        moved = self.adapter.pmm(image_features[None], points)[0].cpu().numpy()
-        refined = (moved * self.sam.image_size / to_input - 0.5).astype(np.float32)
-        return refined if is_simple(refined) else contour
+    @torch.inference_mode()
+    def refine_mask(
+        self, embedding: Embedding, mask: NDArray[np.bool_], rounds: int = ROUNDS
+    ) -> tuple[Polygon, ...]:
+        """Move the contours of a mask that any tool made.
+
+        Each connected part is decoded once, for a click in its middle: what the module was
+        trained with, and better than the part's box (benchmarks/README.md).
+
+        Args:
+            embedding: the encoded image.
+            mask: (H, W) bool, of the image's own size.
+            rounds: how often the points are moved; one round goes a part of the way.
+
+        Returns:
+            The polygons of the mask's parts; those that are too small to refine, or would not
+            be simple afterwards, are as `mask_to_polygons` gives them.
+
+        Raises:
+            ValueError: the mask has another size, or there is nothing to refine with.
+        """
+        if mask.shape != embedding.original_size:
+            raise ValueError(f"a mask of {mask.shape} for an image of {embedding.original_size}")
+        pmm, size = self._pmm, embedding.original_size
+        polygons = list(mask_to_polygons(mask))
+        large = [i for i, one in enumerate(polygons) if is_large(one.exterior, embedding)]
+        features = embedding.features[None].to(self.sam.device, torch.float32)
+        for start in range(0, len(large), AT_ONCE):
+            chosen = large[start : start + AT_ONCE]
+            clicks = [center_point(polygons_to_mask([polygons[i]], size)) for i in chosen]
+            _, cells = self._attend(embedding, features, clicks)
+            for i, own_cells in zip(chosen, cells, strict=True):
+                polygons[i] = refine_polygon(polygons[i], pmm, own_cells, embedding, rounds)
+        return tuple(polygons)
+
+    @property
+    def _pmm(self) -> PointMatchingModule:
+        if self.adapter is None or self.adapter.pmm is None:
+            raise ValueError("refining needs an adapter with a Point Matching Module")
+        return self.adapter.pmm
+
+    def _attend(
+        self, embedding: Embedding, features: Tensor, prompts: list[Prompt]
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and cells after the decoder's transformer, for prompts of one form."""
+        prompt_tokens = self.sam.encode_prompts(prompts, embedding.original_size)
+        if self.adapter is not None:
+            prompt_tokens = self.adapter.plm(prompt_tokens, features, self.sam.image_pe)
+        return self.sam.decoder.attend(features, self.sam.image_pe, prompt_tokens, self.sam.no_mask)
 
 
 def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:

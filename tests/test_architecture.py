@@ -32,6 +32,7 @@ READING_ORDER = [
     "pmm",
     "supervision",
     "adapter",
+    "refinement",
     "predictor",
     "onnx_graphs",
     "parity",
@@ -46,6 +47,7 @@ READING_ORDER = [
     "cli_fit",
     "cli_segment",
     "cli_evaluate",
+    "cli_refine",
     "cli_export",
     "cli",
 ]
