@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from samtune.prompts import Prompt
     from samtune.sam import Sam
 
+Refining = Literal["no", "where it helps", "always"]
+
 
 def segment(
     context: typer.Context,
@@ -111,7 +113,8 @@ def segment(
             )
     elif images or points or negative_points or boxes:
         context.fail("--prompts names images, points and boxes itself: give no others.")
-    if (refine or refine_always) and not adapters:
+    refining: Refining = "always" if refine_always else "where it helps" if refine else "no"
+    if refining != "no" and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
     given = _given_prompts(points or [], negative_points or [], boxes or [])
 
@@ -119,14 +122,7 @@ def segment(
     check_writable(output / "mask.png")
     with Terminal(quiet) as terminal:
         segmenter = Segmenter(
-            _open_predictors(
-                terminal,
-                adapters or [],
-                refine or refine_always,
-                refine_always,
-                checkpoint,
-                device,
-            ),
+            _open_predictors(terminal, adapters or [], refining, checkpoint, device),
             folder=output,
             all_masks=all_masks,
             overlay=overlay,
@@ -181,7 +177,7 @@ def open_lines(name: str) -> BinaryIO:
 
 
 def _open_predictors(
-    terminal: Terminal, paths: list[Path], refine: bool, always: bool, checkpoint: str, device: str
+    terminal: Terminal, paths: list[Path], refining: Refining, checkpoint: str, device: str
 ) -> list[Source]:
     from samtune.adapter import read_info
     from samtune.predictor import Predictor
@@ -191,15 +187,15 @@ def _open_predictors(
     sam = open_sam(terminal, checkpoint, device)
     if not paths:
         return [Source(None, Predictor(sam), refine=False)]
-    return [_open_adapter(terminal, path, sam, refine, always) for path in paths]
+    return [_open_adapter(terminal, path, sam, refining) for path in paths]
 
 
-def _open_adapter(terminal: Terminal, path: Path, sam: "Sam", refine: bool, always: bool) -> Source:
+def _open_adapter(terminal: Terminal, path: Path, sam: "Sam", refining: Refining) -> Source:
     from samtune.adapter import Adapter
     from samtune.predictor import Predictor
 
     predictor = Predictor(sam, Adapter.load(path, sam))
-    refine = refine and shall_refine(terminal, path, predictor, always)
+    refine = refining != "no" and shall_refine(terminal, path, predictor, refining == "always")
     return Source(path, predictor, refine)
 
 
@@ -212,7 +208,8 @@ def shall_refine(terminal: Terminal, path: Path, predictor: "Predictor", always:
     assert predictor.adapter is not None
     if predictor.adapter.pmm is None:
         raise AdapterError(
-            f"{path} cannot refine: it was fitted with --no-pmm. Fit it again without that."
+            f"{path} cannot refine: it was fitted with --no-pmm. Fit it again without that, "
+            "or do not refine."
         )
     helped = predictor.adapter.info.refine_helps
     if not helped:
