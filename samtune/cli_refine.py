@@ -59,9 +59,9 @@ def refine(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Move the contours of a mask, whatever tool made it, onto the boundary.
+    """Move the contours of any mask onto the boundary.
 
-    Outer contours and holes, of as many objects as there are. Objects of less than 8 pixels
+    Whatever tool made it: outer contours and holes of all its objects. Objects of less than 8 pixels
     (after scaling the image's long side to 1024) stay as they are. Writes a mask with the same
     numbers.
     """
