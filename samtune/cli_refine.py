@@ -61,9 +61,9 @@ def refine(
 ) -> None:
     """Move the contours of any mask onto the boundary.
 
-    Whatever tool made it: outer contours and holes of all its objects. Objects of less than 8 pixels
-    (after scaling the image's long side to 1024) stay as they are. Writes a mask with the same
-    numbers.
+    Whatever tool made it: outer contours and holes of all its objects. Objects of less than 8
+    pixels (after scaling the image's long side to 1024) stay as they are. Writes a mask with the
+    same numbers.
     """
     from samtune.adapter import Adapter, read_info
     from samtune.embeddings import EmbeddingCache
