@@ -14,7 +14,9 @@ import typer
 from samtune import __version__
 from samtune.cli_check import check
 from samtune.cli_evaluate import evaluate
+from samtune.cli_export import export
 from samtune.cli_fit import fit
+from samtune.cli_refine import refine
 from samtune.cli_segment import segment
 from samtune.cli_sensitivity import sensitivity
 from samtune.console import (
@@ -40,8 +42,10 @@ cache = typer.Typer(no_args_is_help=True, help="Cached image embeddings: info, c
 app.command()(check)
 app.command()(fit)
 app.command()(segment)
+app.command()(refine)
 app.command()(evaluate)
 app.command()(sensitivity)
+app.command()(export)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As checkpoint list shows it.")]
 

@@ -27,8 +27,11 @@ from samtune.console import (
 from samtune.errors import AdapterError, PromptError, SamtuneError
 
 if TYPE_CHECKING:
+    from samtune.predictor import Predictor
     from samtune.prompts import Prompt
     from samtune.sam import Sam
+
+Refining = Literal["no", "where it helps", "always"]
 
 
 def segment(
@@ -72,6 +75,9 @@ def segment(
     refine: Annotated[
         bool, typer.Option("--refine", help="Move contours onto the boundary, where that helps.")
     ] = False,
+    refine_always: Annotated[
+        bool, typer.Option("--refine-always", help="Also where fit found that it does not help.")
+    ] = False,
     all_masks: Annotated[
         bool, typer.Option("--all-masks", help="Also the masks that SAM considered.")
     ] = False,
@@ -107,15 +113,16 @@ def segment(
             )
     elif images or points or negative_points or boxes:
         context.fail("--prompts names images, points and boxes itself: give no others.")
-    if refine and not adapters:
+    refining: Refining = "always" if refine_always else "where it helps" if refine else "no"
+    if refining != "no" and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
     given = _given_prompts(points or [], negative_points or [], boxes or [])
 
-    lines = None if prompts is None else _open_lines(prompts)
+    lines = None if prompts is None else open_lines(prompts)
     check_writable(output / "mask.png")
     with Terminal(quiet) as terminal:
         segmenter = Segmenter(
-            _open_predictors(terminal, adapters or [], refine, checkpoint, device),
+            _open_predictors(terminal, adapters or [], refining, checkpoint, device),
             folder=output,
             all_masks=all_masks,
             overlay=overlay,
@@ -153,8 +160,12 @@ def _given_prompts(
     return [Prompt.of(on_object, on_background, box) for box in corners or [None]]
 
 
-def _open_lines(name: str) -> BinaryIO:
-    """Open --prompts: bytes, because a line that is no text has to fail alone."""
+def open_lines(name: str) -> BinaryIO:
+    """Open --prompts: bytes, because a line that is no text has to fail alone.
+
+    Raises:
+        PromptError: the file cannot be read.
+    """
     if name == "-":
         return sys.stdin.buffer
     try:
@@ -166,7 +177,7 @@ def _open_lines(name: str) -> BinaryIO:
 
 
 def _open_predictors(
-    terminal: Terminal, paths: list[Path], refine: bool, checkpoint: str, device: str
+    terminal: Terminal, paths: list[Path], refining: Refining, checkpoint: str, device: str
 ) -> list[Source]:
     from samtune.adapter import read_info
     from samtune.predictor import Predictor
@@ -176,23 +187,35 @@ def _open_predictors(
     sam = open_sam(terminal, checkpoint, device)
     if not paths:
         return [Source(None, Predictor(sam), refine=False)]
-    return [_open_adapter(terminal, path, sam, refine) for path in paths]
+    return [_open_adapter(terminal, path, sam, refining) for path in paths]
 
 
-def _open_adapter(terminal: Terminal, path: Path, sam: "Sam", refine: bool) -> Source:
+def _open_adapter(terminal: Terminal, path: Path, sam: "Sam", refining: Refining) -> Source:
     from samtune.adapter import Adapter
     from samtune.predictor import Predictor
 
-    adapter = Adapter.load(path, sam)
-    if refine and adapter.pmm is None:
+    predictor = Predictor(sam, Adapter.load(path, sam))
+    refine = refining != "no" and shall_refine(terminal, path, predictor, refining == "always")
+    return Source(path, predictor, refine)
+
+
+def shall_refine(terminal: Terminal, path: Path, predictor: "Predictor", always: bool) -> bool:
+    """Whether to refine with an adapter; says so if it did not help where that was measured.
+
+    Raises:
+        AdapterError: it cannot refine.
+    """
+    assert predictor.adapter is not None
+    if predictor.adapter.pmm is None:
         raise AdapterError(
-            f"{path} cannot refine: it was fitted with --no-pmm. Leave out --refine, or fit again."
+            f"{path} cannot refine: it was fitted with --no-pmm. Fit it again without that, "
+            "or do not refine."
         )
-    if refine and not adapter.info.refine_helps:
-        terminal.say(
-            f"{path}: refining did not help on its held-out objects, so masks stay as they are"
-        )
-    return Source(path, Predictor(sam, adapter), refine and adapter.info.refine_helps)
+    helped = predictor.adapter.info.refine_helps
+    if not helped:
+        stays = "refining all the same" if always else "so masks stay as they are"
+        terminal.say(f"{path}: refining did not help on its held-out objects, {stays}")
+    return helped or always
 
 
 def _answer_images(
@@ -225,7 +248,7 @@ def _answer_lines(segmenter: "Segmenter", lines: BinaryIO) -> tuple[int, int]:
                 continue
             all_of += 1
             try:
-                asked = parse_prompt_line(_decoded(line))
+                asked = parse_prompt_line(decode_line(line))
                 answers = segmenter.answer(asked.image, [asked.prompt])
             except SamtuneError as error:
                 failed += 1
@@ -236,7 +259,12 @@ def _answer_lines(segmenter: "Segmenter", lines: BinaryIO) -> tuple[int, int]:
     return failed, all_of
 
 
-def _decoded(line: bytes) -> str:
+def decode_line(line: bytes) -> str:
+    """The text of a line of prompts.
+
+    Raises:
+        PromptError: it is not UTF-8.
+    """
     try:
         return line.decode("utf-8-sig")  # some editors put a mark before the first line
     except UnicodeDecodeError as error:

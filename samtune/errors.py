@@ -6,6 +6,7 @@
     ├── PromptError       a point, box or line of prompts
     ├── CheckpointError   pretrained SAM weights: name, file, download
     ├── AdapterError      an adapter file, or one that does not fit the checkpoint
+    ├── ExportError       an adapter that cannot be exported as it should
     └── OutputError       a place that cannot be written
 
 Each message is one line that says what is wrong, where, and what to do. A ValueError is
@@ -35,6 +36,10 @@ class CheckpointError(SamtuneError):
 
 class AdapterError(SamtuneError):
     """A file is no adapter, or an adapter for something else."""
+
+
+class ExportError(SamtuneError):
+    """Exported graphs do not answer as torch does, or what makes or checks them is missing."""
 
 
 class OutputError(SamtuneError):

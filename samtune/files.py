@@ -41,13 +41,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(_why_not_written(path, error)) from error
+        raise OutputError(why_not_written(path, error)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _why_not_written(path: Path, error: OSError) -> str:
+def why_not_written(path: Path, error: OSError) -> str:
+    """Put into words what kept a file from being written, and what to do."""
     folder = path.parent
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{path} cannot be written: the disk is full. Free some space in {folder}."

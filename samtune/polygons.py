@@ -154,20 +154,79 @@ def is_simple(contour: npt.NDArray[np.floating]) -> bool:
         return False
     end = np.roll(start, -1, axis=0)
 
-    def side(of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """(edge, vertex): on which side of each edge's line a vertex lies."""
-        along, towards = (end - start)[:, None], of[None] - start[:, None]
-        return along[..., 0] * towards[..., 1] - along[..., 1] * towards[..., 0]
-
-    starts, ends = np.sign(side(start)), np.sign(side(end))
-    separates = starts * ends <= 0  # edge i's line passes between, or through, edge j's ends
-    # Two edges on one line pass through each other's ends, however far apart they are.
-    low, high = np.minimum(start, end), np.maximum(start, end)
-    near = ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(axis=2)
-    meet = separates & separates.T & near
+    meet = _edges_meet(start, end, start, end)
     distance = np.abs(np.arange(count)[:, None] - np.arange(count)[None])
     neighbours = np.minimum(distance, count - distance) <= 1
     # Neighbours always meet, in the vertex they share; one that turns back lies on the other.
     into, out = start - np.roll(start, 1, axis=0), end - start
     turns_back = (into[:, 0] * out[:, 1] == into[:, 1] * out[:, 0]) & ((into * out).sum(axis=1) < 0)
     return not bool((meet & ~neighbours).any() or turns_back.any())
+
+
+def is_valid(polygon: Polygon) -> bool:
+    """Whether a polygon's contours are simple and apart, its holes inside it, none in another.
+
+    Args:
+        polygon: what to look at.
+
+    Example:
+        >>> square = np.array([[0, 0], [9, 0], [9, 9], [0, 9]], dtype=np.float32)
+        >>> is_valid(Polygon(square, (square / 3 + 2,))), is_valid(Polygon(square, (square + 2,)))
+        (True, False)
+    """
+    contours = [polygon.exterior, *polygon.holes]
+    if not all(is_simple(contour) for contour in contours):
+        return False
+    for position, one in enumerate(contours):
+        for other in contours[position + 1 :]:
+            ends = (np.roll(contour, -1, axis=0) for contour in (one, other))
+            if _edges_meet(one, next(ends), other, next(ends)).any():
+                return False
+    # What does not cross is inside as a whole or not at all.
+    inside_exterior = all(_is_inside(hole[0], polygon.exterior) for hole in polygon.holes)
+    return inside_exterior and not any(
+        _is_inside(one[0], other)
+        for one in polygon.holes
+        for other in polygon.holes
+        if one is not other
+    )
+
+
+def _is_inside(point: npt.NDArray[np.float32], contour: npt.NDArray[np.float32]) -> bool:
+    x, y = map(float, point)
+    return cv2.pointPolygonTest(contour.astype(np.float32), (x, y), False) > 0
+
+
+def _edges_meet(
+    start: npt.NDArray[np.floating],
+    end: npt.NDArray[np.floating],
+    other_start: npt.NDArray[np.floating],
+    other_end: npt.NDArray[np.floating],
+) -> npt.NDArray[np.bool_]:
+    """(N, M) whether edges from `start` to `end` cross or touch those of another contour."""
+    start, end, other_start, other_end = (
+        np.asarray(vertices, dtype=np.float64) for vertices in (start, end, other_start, other_end)
+    )
+    separates = _parts(start, end, other_start, other_end)
+    separates &= _parts(other_start, other_end, start, end).T
+    # Two edges on one line pass through each other's ends, however far apart they are.
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    other_low, other_high = np.minimum(other_start, other_end), np.maximum(other_start, other_end)
+    apart = (low[:, None] > other_high[None]) | (other_low[None] > high[:, None])
+    return separates & ~apart.any(axis=2)
+
+
+def _parts(
+    start: npt.NDArray[np.float64],
+    end: npt.NDArray[np.float64],
+    one: npt.NDArray[np.float64],
+    other: npt.NDArray[np.float64],
+) -> npt.NDArray[np.bool_]:
+    """(N, M) whether each edge's line passes between, or through, two points."""
+    along = (end - start)[:, None]
+    sides = []
+    for points in (one, other):
+        towards = points[None] - start[:, None]
+        sides.append(np.sign(along[..., 0] * towards[..., 1] - along[..., 1] * towards[..., 0]))
+    between: npt.NDArray[np.bool_] = sides[0] * sides[1] <= 0
+    return between

@@ -15,18 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samtune.adapter import Adapter
-from samtune.pmm import resample_contour
-from samtune.polygons import Polygon, is_simple, mask_to_polygons, polygons_to_mask
-from samtune.prompts import Prompt
+from samtune.pmm import PointMatchingModule
+from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
+from samtune.prompts import Prompt, center_point
+from samtune.refinement import ROUNDS, is_large, refine_polygon
 from samtune.sam import Embedding, Sam
 from samtune.selector import best_of_three
 from samtune.upscaling import upscale_masks
 
 _MULTIMASK = (1, 2, 3)  # outputs with a mask each for an ambiguous prompt; 0 is the single mask
 AT_ONCE = 8  # prompts decoded together; more need memory and are no faster on a CPU
-_SMALLEST_CONTOUR = (
-    8.0  # pixels of the input frame across; the features cannot resolve smaller ones
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +35,7 @@ class Prediction:
         mask: (H, W) bool at the image's own size.
         score: the decoder's estimate of the mask's IoU, 0 to 1.
         low_res_logits: (256, 256) float32 in the padded input frame; coarse in the padding and
-            far from any boundary (`FrozenDecoder.mask_logits`).
+            far from any boundary (`FrozenDecoder.mask_logits`) unless every cell was decoded.
         alternatives: (M, H, W) bool, the three masks of SAM's multimask output; none (M = 0)
             unless they were asked for.
         alternative_scores: (M,) their estimated IoU.
@@ -58,11 +56,16 @@ class Predictor:
     Args:
         sam: the frozen model.
         adapter: what to plug onto it; None is plain SAM.
+        every_cell: also decode cells far from any boundary. The masks are the same; it takes a
+            third more time, and `low_res_logits` are exact everywhere.
     """
 
-    def __init__(self, sam: Sam, adapter: Adapter | None = None) -> None:
+    def __init__(
+        self, sam: Sam, adapter: Adapter | None = None, *, every_cell: bool = False
+    ) -> None:
         self.sam = sam
         self.adapter = adapter
+        self.every_cell = every_cell
 
     @torch.inference_mode()
     def predict(
@@ -88,8 +91,8 @@ class Predictor:
             PromptError: a point or box lies outside of the image.
             ValueError: refinement without an adapter that can.
         """
-        if refine and (self.adapter is None or self.adapter.pmm is None):
-            raise ValueError("refining needs an adapter with a Point Matching Module")
+        if refine:
+            _ = self._pmm  # raises where there is none
         for prompt in prompts:
             prompt.check_inside(embedding.original_size)
         features = embedding.features[None].to(self.sam.device, torch.float32)
@@ -116,10 +119,7 @@ class Predictor:
         features (1, 256, h, w) float32 on the model's device.
         """
         sam, decoder = self.sam, self.sam.decoder
-        prompt_tokens = sam.encode_prompts(prompts, embedding.original_size)
-        if self.adapter is not None:
-            prompt_tokens = self.adapter.plm(prompt_tokens, features, sam.image_pe)
-        tokens, cells = decoder.attend(features, sam.image_pe, prompt_tokens, sam.no_mask)
+        tokens, cells = self._attend(embedding, features, prompts)
         estimates = decoder.predict_iou(tokens)
         if self.adapter is not None:
             estimates = self.adapter.selector(tokens, estimates)
@@ -127,14 +127,17 @@ class Predictor:
         outputs = self._choose(prompts[0], estimates)
         if all_masks:
             outputs = torch.cat([outputs, torch.tensor(_MULTIMASK).expand(len(prompts), -1)], dim=1)
+        outputs = outputs.to(sam.device)
         grid = features.shape[-2], features.shape[-1]
-        height, width = embedding.input_size
-        inside = -(-height * grid[0] // sam.image_size), -(-width * grid[1] // sam.image_size)
-        low_res_logits = decoder.mask_logits(tokens, cells, outputs.to(sam.device), grid, inside)
+        if self.every_cell:
+            low_res_logits = decoder.assemble(decoder.mask_blocks(tokens, cells, outputs), grid)
+        else:
+            inside = embedding.reached_cells(sam.image_size)
+            low_res_logits = decoder.mask_logits(tokens, cells, outputs, grid, inside)
         masks = upscale_masks(
             low_res_logits, sam.image_size, embedding.input_size, embedding.original_size
         )
-        scores = estimates.cpu().gather(1, outputs).clip(0, 1).numpy()
+        scores = estimates.gather(1, outputs).clip(0, 1).cpu().numpy()
         low_res = low_res_logits[:, 0].cpu().numpy()
         return [
             Prediction(
@@ -161,10 +164,7 @@ class Predictor:
     def refine(
         self, embedding: Embedding, image_features: Tensor, mask: NDArray[np.bool_]
     ) -> NDArray[np.bool_]:
-        """Move a mask's contours with the Point Matching Module (Kim et al. 2024, figure 5).
-
-        Each outer contour and hole is refined on its own; one that is too small to see in the
-        features, or whose refined polygon would cross itself, stays as it was.
+        """Move a mask's contours with the Point Matching Module, once (refinement.py).
 
         Args:
             embedding: the encoded image, for its frames.
@@ -174,31 +174,62 @@ class Predictor:
         Returns:
             (H, W) bool.
         """
+        pmm = self._pmm
         polygons = [
-            Polygon(
-                self._refine_contour(embedding, image_features, polygon.exterior),
-                tuple(self._refine_contour(embedding, image_features, h) for h in polygon.holes),
-            )
+            refine_polygon(polygon, pmm, image_features, embedding, rounds=1)
             for polygon in mask_to_polygons(mask)
         ]
         return polygons_to_mask(polygons, embedding.original_size)
 
-    def _refine_contour(
-        self, embedding: Embedding, image_features: Tensor, contour: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        assert self.adapter is not None
-        assert self.adapter.pmm is not None
-        height, width = embedding.original_size
-        to_input = np.array(
-            [embedding.input_size[1] / width, embedding.input_size[0] / height], dtype=np.float32
-        )
-        if (np.ptp(contour, axis=0) * to_input).min() < _SMALLEST_CONTOUR:
-            return contour
-        shares = (resample_contour(contour) + 0.5) * to_input / self.sam.image_size
-        points = torch.from_numpy(shares.astype(np.float32))[None].to(self.sam.device)
-        moved = self.adapter.pmm(image_features[None], points)[0].cpu().numpy()
-        refined = (moved * self.sam.image_size / to_input - 0.5).astype(np.float32)
-        return refined if is_simple(refined) else contour
+    @torch.inference_mode()
+    def refine_mask(
+        self, embedding: Embedding, mask: NDArray[np.bool_], rounds: int = ROUNDS
+    ) -> tuple[Polygon, ...]:
+        """Move the contours of a mask that any tool made.
+
+        Each connected part is decoded once, for a click in its middle: what the module was
+        trained with, and better than the part's box (benchmarks/README.md).
+
+        Args:
+            embedding: the encoded image.
+            mask: (H, W) bool, of the image's own size.
+            rounds: how often the points are moved; one round goes a part of the way.
+
+        Returns:
+            The polygons of the mask's parts; those that are too small to refine, or would not
+            be simple afterwards, are as `mask_to_polygons` gives them.
+
+        Raises:
+            ValueError: the mask has another size, or there is nothing to refine with.
+        """
+        if mask.shape != embedding.original_size:
+            raise ValueError(f"a mask of {mask.shape} for an image of {embedding.original_size}")
+        pmm, size = self._pmm, embedding.original_size
+        polygons = list(mask_to_polygons(mask))
+        large = [i for i, one in enumerate(polygons) if is_large(one.exterior, embedding)]
+        features = embedding.features[None].to(self.sam.device, torch.float32)
+        for start in range(0, len(large), AT_ONCE):
+            chosen = large[start : start + AT_ONCE]
+            clicks = [center_point(polygons_to_mask([polygons[i]], size)) for i in chosen]
+            _, cells = self._attend(embedding, features, clicks)
+            for i, own_cells in zip(chosen, cells, strict=True):
+                polygons[i] = refine_polygon(polygons[i], pmm, own_cells, embedding, rounds)
+        return tuple(polygons)
+
+    @property
+    def _pmm(self) -> PointMatchingModule:
+        if self.adapter is None or self.adapter.pmm is None:
+            raise ValueError("refining needs an adapter with a Point Matching Module")
+        return self.adapter.pmm
+
+    def _attend(
+        self, embedding: Embedding, features: Tensor, prompts: list[Prompt]
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and cells after the decoder's transformer, for prompts of one form."""
+        prompt_tokens = self.sam.encode_prompts(prompts, embedding.original_size)
+        if self.adapter is not None:
+            prompt_tokens = self.adapter.plm(prompt_tokens, features, self.sam.image_pe)
+        return self.sam.decoder.attend(features, self.sam.image_pe, prompt_tokens, self.sam.no_mask)
 
 
 def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -56,6 +56,14 @@ def input_size(original_size: tuple[int, int], image_size: int = IMAGE_SIZE) -> 
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
+def scale_image(image: NDArray[np.uint8], image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
+    """Scale an (H, W, 3) image to its input size, before normalising and padding."""
+    height, width = input_size((image.shape[0], image.shape[1]), image_size)
+    # Pillow's bilinear filter, as segment-anything's ResizeLongestSide uses it.
+    scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(scaled)
+
+
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """One image as the encoder saw it.
@@ -69,6 +77,14 @@ class Embedding:
     features: Tensor
     original_size: tuple[int, int]
     input_size: tuple[int, int]
+
+    def reached_cells(self, image_size: int) -> tuple[int, int]:
+        """(rows, columns) of cells that the image reaches; the others are all padding."""
+        rows, columns = (
+            -(-length * count // image_size)  # rounded up
+            for length, count in zip(self.input_size, self.features.shape[-2:], strict=True)
+        )
+        return rows, columns
 
 
 class Sam(nn.Module):
@@ -142,10 +158,9 @@ class Sam(nn.Module):
         Returns:
             (1, 3, S, S) float32 on the model's device.
         """
-        height, width = input_size((image.shape[0], image.shape[1]), self.image_size)
-        # Pillow's bilinear filter, as segment-anything's ResizeLongestSide uses it.
-        scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(scaled)).to(self.device).permute(2, 0, 1).float()
+        scaled = scale_image(image, self.image_size)
+        height, width, _ = scaled.shape
+        pixels = torch.from_numpy(scaled).to(self.device).permute(2, 0, 1).float()
         mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
         std = torch.tensor(PIXEL_STD, device=self.device).view(3, 1, 1)
         padding = (0, self.image_size - width, 0, self.image_size - height)

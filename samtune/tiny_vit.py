@@ -264,7 +264,7 @@ class _LayerNorm2d(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         cells = features.permute(0, 2, 3, 1)
-        normed = F.layer_norm(cells, cells.shape[-1:], self.weight, self.bias, eps=1e-6)
+        normed = F.layer_norm(cells, self.weight.shape, self.weight, self.bias, eps=1e-6)
         return normed.permute(0, 3, 1, 2)
 
 

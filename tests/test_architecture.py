@@ -38,9 +38,13 @@ READING_ORDER = [
     "pmm",
     "supervision",
     "adapter",
+    "refinement",
     "predictor",
     "sam_f",
     "sensitivity",
+    "onnx_graphs",
+    "parity",
+    "export",
     "evaluation",
     "resume",
     "learner",
@@ -61,6 +65,8 @@ READING_ORDER = [
     "cli_segment",
     "cli_evaluate",
     "cli_sensitivity",
+    "cli_refine",
+    "cli_export",
     "cli",
 ]
 

@@ -63,3 +63,36 @@ def test_fit_evaluate_and_segment_on_the_real_weights(mobile_sam_path, toy_datas
     answer = json.loads(samtune_command(*words, folder=tmp_path, stdin=asked).stdout)
     assert answer["adapter"] == "toy.safetensors"
     assert (np.asarray(Image.open(tmp_path / answer["mask"])) > 0).sum() == answer["area"]
+
+
+def test_export_writes_files_that_find_the_object_in_onnx_runtime_alone(
+    mobile_sam_path, toy_dataset, tmp_path
+):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    words = ["fit", toy_dataset, "-o", "toy.safetensors", "--epochs", 4, "--force", "--no-pmm"]
+    samtune_command(*words, folder=tmp_path)
+    words = ["export", "toy.safetensors", "-o", "onnx", "--quantize", "--json"]
+    told = json.loads(samtune_command(*words, folder=tmp_path).stdout)
+    assert told["mask_iou"] >= 0.97
+
+    image = Image.open(toy_dataset / "images" / "0.png")
+    target = np.asarray(Image.open(toy_dataset / "masks" / "0.png")) > 0
+    scale = 1024 / max(image.size)
+    size = [int(side * scale + 0.5) for side in image.size]
+    scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32)
+    encoder = onnxruntime.InferenceSession(tmp_path / "onnx" / "encoder.onnx")
+    decoder = onnxruntime.InferenceSession(tmp_path / "onnx" / "decoder.onnx")
+    x, y = center_point(target).points[0]
+    masks, _, _ = decoder.run(
+        None,
+        {
+            "image_embeddings": encoder.run(None, {"input_image": scaled})[0],
+            "point_coords": np.array([[[x * scale, y * scale], [0, 0]]], np.float32),
+            "point_labels": np.array([[1, -1]], np.float32),
+            "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+            "has_mask_input": np.zeros(1, np.float32),
+            "orig_im_size": np.array(target.shape, np.float32),
+        },
+    )
+    found = masks[0, 0] > 0
+    assert (found & target).sum() / (found | target).sum() > 0.8

@@ -186,6 +186,18 @@ def test_refine_says_that_it_did_not_help_and_leaves_the_mask_alone(tiny_sam, wo
     assert told(result)[0]["refined"] is False
 
 
+def test_refine_always_refines_also_where_it_did_not_help(tiny_sam, workplace, monkeypatch):
+    monkeypatch.setattr(Predictor, "refine", lambda self, embedding, features, mask: ~mask)
+    file = write_adapter(workplace / "a.safetensors", tiny_sam, refine_helps=False)
+    words = ["segment", "a.png", "-p", "40,20", "-a", file, "--json"]
+    result = run(*words, "--refine-always", "-o", "refined")
+    (plain,) = told(run(*words))
+    (refined,) = told(result)
+    assert "refining did not help" in result.stderr
+    assert (read_mask(refined["mask"]) == ~read_mask(plain["mask"])).all()
+    assert refined["refined"] is True
+
+
 def test_refine_with_an_adapter_fitted_without_says_so(tiny_sam, workplace):
     file = write_adapter(workplace / "a.safetensors", tiny_sam, pmm=False)
     message = one_error(run("segment", "a.png", "-p", "40,20", "-a", file, "--refine"))

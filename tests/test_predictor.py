@@ -125,6 +125,17 @@ def test_masks_have_the_images_own_size_and_scores_are_fractions(tiny_sam, embed
     assert prediction.refined is None
 
 
+def test_every_cell_is_decoded_on_demand_and_the_mask_is_the_same(tiny_sam, embedding):
+    (prediction,) = Predictor(tiny_sam).predict(embedding, [POINT])
+    (whole,) = Predictor(tiny_sam, every_cell=True).predict(embedding, [POINT])
+    _, decoded = decode(tiny_sam, embedding, POINT)
+    output = 1 + int(decoded.iou_predictions[0, 1:].argmax())
+    found = torch.from_numpy(whole.low_res_logits)
+    assert difference(found, decoded.low_res_logits[0, output]) < 1e-5
+    assert np.array_equal(prediction.mask, whole.mask)
+    assert not np.array_equal(prediction.low_res_logits, whole.low_res_logits)  # the padding
+
+
 def test_the_cached_embedding_in_half_precision_is_accepted(tiny_sam, embedding):
     half = Embedding(embedding.features.half(), embedding.original_size, embedding.input_size)
     (prediction,) = Predictor(tiny_sam).predict(half, [POINT])

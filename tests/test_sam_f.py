@@ -28,7 +28,7 @@ def embedding(tiny_sam):
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_all_weight_on_one_mask_is_that_mask(tiny_sam, embedding, which):
     weights = tuple(float(n == which) for n in range(3))
-    (plain,) = Predictor(tiny_sam).predict(embedding, [POINT], all_masks=True)
+    (plain,) = Predictor(tiny_sam, every_cell=True).predict(embedding, [POINT], all_masks=True)
     (mixed,) = SamF(tiny_sam, weights).predict(embedding, [POINT], all_masks=True)
     assert np.array_equal(mixed.mask, plain.alternatives[which])
     assert np.array_equal(mixed.alternatives, plain.alternatives)

@@ -1,0 +1,92 @@
+"""`samtune export`: files for other tools, and what it says of them."""
+
+import builtins
+import json
+
+import pytest
+from command import files_in, one_error, photo, run, use_instead_of_weights, write_adapter
+from PIL import Image
+from tiny_models import build_tiny_sam
+
+from samtune.parity import Parity
+
+FILES = ["encoder.onnx", "decoder.onnx", "model.yaml", "parity.json"]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tiny_sam, tmp_path, tmp_path_factory, monkeypatch):
+    """A folder to work in with an adapter and an image, and a small model."""
+    monkeypatch.chdir(tmp_path)
+    use_instead_of_weights(tiny_sam, monkeypatch, tmp_path_factory.mktemp("weights"))
+    write_adapter(tmp_path / "plates.safetensors", tiny_sam)
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def test_files_are_named_with_what_they_differ_from_torch_by(workplace):
+    result = run("export", "plates.safetensors", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert files_in(workplace / "out") == set(FILES)
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == [f"out/{name}" for name in FILES]
+    assert "5 prompts" in lines[4]
+    assert 'display_name: "plates (samtune)"' in (workplace / "out/model.yaml").read_text()
+
+
+def test_own_prompts_are_compared_on_and_json_tells(workplace):
+    lines = [
+        {"image": "a.png", "points": [[40, 20]]},
+        {"image": "a.png", "box": [10, 5, 60, 40]},
+    ]
+    (workplace / "clicks.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    words = ["export", "plates.safetensors", "-o", "out", "--prompts", "clicks.jsonl", "--json"]
+    told = json.loads(run(*words).stdout)
+    assert told["files"] == [f"out/{name}" for name in FILES]
+    assert told["questions"] == 2
+    assert told["mask_iou"] >= 0.999
+    kept = json.loads((workplace / "out" / "parity.json").read_text())
+    assert (kept["questions"], kept["images"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"image": "a.png", "points": [[40, 20]]}\n{"image"', "line 2"),
+        ('{"image": "a.png", "points": [[400, 20]]}', "line 1"),
+        ('{"image": "missing.png", "points": [[4, 20]]}', "missing.png"),
+        ("\n", "no prompt"),
+    ],
+)
+def test_a_bad_line_of_prompts_is_named_before_any_work(workplace, content, named):
+    (workplace / "clicks.jsonl").write_text(content)
+    words = ["export", "plates.safetensors", "-o", "out", "--prompts", "clicks.jsonl"]
+    assert named in one_error(run(*words))
+    assert not (workplace / "out").exists()
+
+
+def test_without_onnxruntime_it_says_how_to_install_it(workplace, monkeypatch):
+    load = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return load(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    message = one_error(run("export", "plates.safetensors", "-o", "out"))
+    assert "pip install 'samtune[onnx]'" in message
+    assert not (workplace / "out").exists()
+
+
+def test_files_that_differ_from_torch_are_an_error_and_not_there(workplace, monkeypatch):
+    monkeypatch.setattr("samtune.export.compare", lambda *a: Parity(5, 1, 3.0, 0.5, 0.1))
+    message = one_error(run("export", "plates.safetensors", "-o", "out"))
+    assert "0.5" in message
+    assert "nothing was written" in message
+    assert not (workplace / "out").exists()
+
+
+def test_an_adapter_of_another_model_is_refused(workplace):
+    write_adapter(workplace / "other.safetensors", build_tiny_sam(seed=9))
+    assert "--checkpoint" in one_error(run("export", "other.safetensors", "-o", "out"))
+    assert not (workplace / "out").exists()
