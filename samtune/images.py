@@ -159,6 +159,21 @@ def write_image(path: Path, rgb: npt.NDArray[np.uint8]) -> None:
     _write(path, Image.fromarray(rgb))
 
 
+def write_png(path: Path, pixels: npt.NDArray[np.uint8 | np.uint16]) -> None:
+    """Write an array as a PNG, without loss.
+
+    Args:
+        path: where to, a .png; its folder is made if need be.
+        pixels: (H, W) uint8 or uint16 grey, or (H, W, 3) RGB or (H, W, 4) RGBA, both uint8.
+
+    Raises:
+        OutputError: the path cannot be written.
+    """
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path} does not end in .png")
+    _write(path, Image.fromarray(pixels))
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` only if all goes well.
