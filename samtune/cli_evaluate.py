@@ -11,6 +11,7 @@ from samtune.console import (
     CheckpointOption,
     ClassOption,
     DeviceOption,
+    ImagesOption,
     JsonOption,
     ObjectsOption,
     QuietOption,
@@ -35,12 +36,13 @@ def evaluate(
     ] = None,
     class_id: ClassOption = None,
     objects: ObjectsOption = None,
+    images: ImagesOption = None,
     as_json: JsonOption = False,
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Score plain SAM and adapters on a folder of images and masks."""
+    """Score plain SAM and adapters on images with masks or annotations."""
     from samtune.adapter import Adapter, read_info
     from samtune.embeddings import EmbeddingCache
     from samtune.evaluation import evaluate
@@ -50,7 +52,7 @@ def evaluate(
     for path in paths:
         read_info(path)  # whether it is an adapter at all: before a checkpoint is fetched
     with Terminal(quiet) as terminal:
-        dataset = read_data(terminal, data, class_id, objects)
+        dataset = read_data(terminal, data, class_id, objects, images)
         sam = open_sam(terminal, checkpoint, device)
         predictors = [Predictor(sam), *(Predictor(sam, Adapter.load(path, sam)) for path in paths)]
         base, *adapted = evaluate(
