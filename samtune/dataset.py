@@ -144,8 +144,10 @@ def _read_annotations(data: Path, images: Path | None) -> Annotations | None:
 
 def _as_number(data: Path, class_id: int | str | None) -> int | None:
     """A class of masks."""
-    if class_id is None or (str(class_id).isascii() and str(class_id).isdigit() and int(class_id)):
-        return None if class_id is None else int(class_id)
+    if class_id is None or not data.is_dir():  # what is missing is told before the class
+        return None
+    if str(class_id).isascii() and str(class_id).isdigit() and int(class_id):
+        return int(class_id)
     raise DatasetError(
         f"{data} holds masks, whose classes are numbers from 1 on: give one instead of {class_id}."
     )

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samtune.polygons import Polygon
+from samtune.polygons import Polygon, extent
 
 # Contours pass every pixel's centre at least this far off (half of the diagonal of half a pixel),
 # so points may be left out as long as the line moves by less: no pixel changes sides.
@@ -46,11 +46,11 @@ def mask_to_outlines(mask: npt.NDArray[np.bool_]) -> tuple[Polygon, ...]:
         >>> polygon.exterior.tolist()
         [[1.5, 0.5], [5.5, 0.5], [5.5, 2.5], [1.5, 2.5]]
     """
-    ys, xs = np.nonzero(mask)
-    if xs.size == 0:
+    box = extent(mask)
+    if box is None:
         return ()
-    x0, y0 = int(xs.min()), int(ys.min())
-    crop = mask[y0 : int(ys.max()) + 1, x0 : int(xs.max()) + 1]
+    x0, y0, x1, y1 = box
+    crop = mask[y0:y1, x0:x1]
     _, parts = cv2.connectedComponents(crop.astype(np.uint8), connectivity=8)
     corner = np.array([x0 - 0.5, y0 - 0.5])
     exteriors: dict[int, npt.NDArray[np.float32]] = {}
@@ -190,11 +190,13 @@ def _area(ring: npt.NDArray[np.integer]) -> float:
 def _enclosed(ring: npt.NDArray[np.floating], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Even-odd rule on the rows of pixel centres."""
     height, width = shape
-    start: npt.NDArray[np.float64] = ring.astype(np.float64)
-    end = np.roll(start, -1, axis=0)
-    low, high = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
-    first = np.clip(np.ceil(low), 0, height).astype(np.int64)
-    rows = np.clip(np.ceil(high), 0, height).astype(np.int64) - first
+    corner: npt.NDArray[np.float64] = ring.astype(np.float64)
+    beside = np.roll(corner, -1, axis=0)
+    # Always downwards: a line that leads there and back has to be the same to the last bit.
+    rises = (corner[:, 1] > beside[:, 1])[:, None]
+    start, end = np.where(rises, beside, corner), np.where(rises, corner, beside)
+    first = np.clip(np.ceil(start[:, 1]), 0, height).astype(np.int64)
+    rows = np.clip(np.ceil(end[:, 1]), 0, height).astype(np.int64) - first
     crossed = np.zeros(height * (width + 1), dtype=np.int64)
     chunk = np.cumsum(rows) // _AT_ONCE
     for number in np.unique(chunk[rows > 0]):

@@ -235,11 +235,12 @@ def _nearest(image: Path, masks: list[Path]) -> Path | None:
 def _no_folder(folder: Path) -> str:
     if folder.exists():
         return f"{folder} is a file: give the folder that holds the images and masks."
+    kind = "file" if folder.suffix.lower() == ".json" else "folder"
     beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
-    names = [path.name for path in beside if path.is_dir()]
+    names = [path.name for path in beside if path.is_dir() == (kind == "folder")]
     near = difflib.get_close_matches(folder.name, names, n=1)
     hint = f" Is {folder.with_name(near[0])} meant?" if near else ""
-    return f"the folder {folder} does not exist.{hint or ' Give the folder of images and masks.'}"
+    return f"the {kind} {folder} does not exist.{hint or ' Give the folder of images and masks.'}"
 
 
 def _no_images(folder: Path) -> str:

@@ -33,7 +33,10 @@ from samtune.pairs import Fault, Skipped
 
 _WITH_AREA = ("polygon", "rectangle", "circle", "oriented_rectangle", "mask")
 _MEND = "Mend it in LabelMe, or move it elsewhere."
-_WHERE = "Put images beside their JSON files, or name their folder with --images."
+_WHERE = (
+    "Give the folder that holds both, put images beside their JSON files, or name their folder "
+    "with --images."
+)
 
 
 def labelme_files(folder: Path) -> list[Path]:

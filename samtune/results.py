@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from samtune.polygons import extent
 from samtune.prompts import Prompt
 
 
@@ -44,11 +45,8 @@ class Result:
     @property
     def bbox(self) -> list[int]:
         """x, y, width, height in whole pixels, as COCO has it; zeros for an empty mask."""
-        ys, xs = np.nonzero(self.mask)
-        if not xs.size:
-            return [0, 0, 0, 0]
-        x, y = int(xs.min()), int(ys.min())
-        return [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1]
+        x0, y0, x1, y1 = extent(self.mask) or (0, 0, 0, 0)
+        return [x0, y0, x1 - x0, y1 - y0]
 
 
 class Names:
