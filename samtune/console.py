@@ -67,8 +67,8 @@ ImagesOption = Annotated[
 ObjectsOption = Annotated[
     Literal["mask", "components", "instances"] | None,
     typer.Option(
-        help="What is one object: the whole mask, every connected part, every mask value. "
-        "Told from the mask values when left out."
+        help="What is one object: the whole mask, every connected part, every mask value or "
+        "annotation. Told from the data when left out."
     ),
 ]
 

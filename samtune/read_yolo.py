@@ -170,7 +170,8 @@ def _names_in_yaml(path: Path) -> dict[str, str]:
     if isinstance(names, list):
         names = dict(enumerate(names))
     by_number = names if isinstance(names, dict) else {"": names}
-    listed_names = {str(number): str(name) for number, name in by_number.items()}
-    if not all(number.isascii() and number.isdigit() for number in listed_names):
+    plain = all(isinstance(one, str | int | float) for pair in by_number.items() for one in pair)
+    listed_names = {str(key): str(name) for key, name in by_number.items()} if plain else {}
+    if not plain or not all(key.isascii() and key.isdigit() for key in listed_names):
         raise DatasetError(f"{path} has names that are no list and not numbered from 0 on.")
     return listed_names

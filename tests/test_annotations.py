@@ -391,7 +391,12 @@ def test_a_faulty_yolo_line_is_named_with_its_file(tmp_path, line, said):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [("names: [car\nnc: 2", "line 2"), ("names: {a: car}", "numbered from 0")]
+    ("names", "said"),
+    [
+        ("names: [car\nnc: 2", "line 2"),
+        ("names: {a: car}", "numbered from 0"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, car]", "numbered from 0"),  # grows when told
+    ],
 )
 def test_a_broken_list_of_yolo_classes_is_one_line(tmp_path, names, said):
     message = refused(write_yolo(tmp_path, YOLO_SQUARE, names=names))
