@@ -1,10 +1,10 @@
-"""What `samtune segment` does with one image: predict, name and write its masks, describe them."""
+"""What `samtune segment` does with one image: predict, write in every format, describe."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,78 +12,127 @@ if TYPE_CHECKING:
 
     from samtune.predictor import Prediction, Predictor
     from samtune.prompts import Prompt
+    from samtune.results import Names, Result
     from samtune.sam import Embedding
+    from samtune.writers import Writer
 
 
 @dataclass(frozen=True)
 class Source:
-    """What makes masks: plain SAM, or an adapter."""
+    """What makes masks: plain SAM, or an adapter; and what it calls the objects."""
 
     adapter: Path | None
     predictor: "Predictor"
     refine: bool
+    label: str
 
 
 @dataclass(frozen=True)
-class _Found:
-    """One mask to write."""
+class Answer:
+    """A mask that was written."""
 
-    prompt: "Prompt"
-    mask: "NDArray[np.bool_]"
-    score: float
-    adapter: Path | None
-    refined: bool
-    seconds: float = 0.0  # the image's, in equal shares: those of its masks add up
+    image: Path
+    result: "Result"
+    files: dict[str, Path | None]  # by format; None for a format without a file for empty masks
+    overlay: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """What --json says."""
+        result, prompt = self.result, self.result.prompt
+        files = {name: None if path is None else str(path) for name, path in self.files.items()}
+        told = {
+            "image": str(self.image),
+            "mask": next(iter(files.values())),
+            "files": files,
+            "prompt": {
+                "points": prompt.points.tolist(),
+                "labels": prompt.labels.tolist(),
+                "box": None if prompt.box is None else prompt.box.tolist(),
+            },
+            "score": result.score,
+            "area": result.area,
+            "bbox": result.bbox,
+            "label": result.label,
+            "adapter": None if result.adapter is None else str(result.adapter),
+            "refined": result.refined,
+            "seconds": result.seconds,
+        }
+        return told if self.overlay is None else {**told, "overlay": str(self.overlay)}
+
+    def in_words(self, name_adapter: bool) -> str:
+        """A line for people: the files, how sure the model is, and how large the object."""
+        paths = [path for path in self.files.values() if path is not None]
+        names = ", ".join(map(str, paths))
+        if not any(path.name.startswith(self.image.stem) for path in paths):
+            names = f"{self.image} -> {names}" if paths else str(self.image)
+        words = f"{names}  score {self.result.score:.2f}, {self.result.area:,} px"
+        if not self.result.area:
+            words += " (nothing found)"
+        return f"{words}, {self.result.adapter}" if name_adapter else words
 
 
 class Segmenter:
-    """Answers prompts with files in a folder; remembers the last image it encoded."""
+    """Answers prompts with files; remembers the last image it encoded.
+
+    A context manager: at its end, and after an interruption too, the writers complete what spans
+    all images.
+    """
 
     def __init__(
         self,
         sources: list[Source],
+        names: "Names",
+        writers: dict[str, "Writer"],
         *,
-        folder: Path,
         all_masks: bool,
         overlay: bool,
-        keep: Sequence[Path],
     ) -> None:
         from samtune.embeddings import EmbeddingCache
 
         self.sources = sources
         self._cache = EmbeddingCache()
         self._all_masks, self._overlay = all_masks, overlay
-        self._names = _Names(folder, keep)
+        self._names, self._writers = names, writers
         self._last: tuple[object, NDArray[np.uint8], Embedding] | None = None
 
-    def answer(self, image: Path, prompts: list["Prompt"]) -> list[dict[str, Any]]:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def answer(self, image: Path, prompts: list["Prompt"]) -> list[Answer]:
         """Segment one image and write its masks.
 
         Returns:
-            What --json says about each mask.
+            An answer for each mask.
 
         Raises:
             SamtuneError: the image cannot be read, a prompt lies outside of it, or nothing can
                 be written.
         """
-        from samtune.images import write_image, write_mask
+        from samtune.images import write_image
         from samtune.overlay import draw_overlay
 
         started = time.monotonic()
         pixels, embedding = self._encode(image)
-        found: list[_Found] = []
+        results: list[Result] = []
         for source in self.sources:
-            found += self._predict(source, embedding, prompts, started)
+            results += self._predict(source, embedding, prompts, started)
             started = time.monotonic()
-        names = self._names.take(image.stem, "mask.png", len(found))
-        for one, name in zip(found, names, strict=True):
-            write_mask(name, one.mask)
-        answers = [_described(image, name, one) for one, name in zip(found, names, strict=True)]
+        # Where every file goes is settled before the first is written.
+        planned = {name: one.plan(image, results) for name, one in self._writers.items()}
+        for name, writer in self._writers.items():
+            writer.write(image, pixels, results, planned[name])
+        overlay = None
         if self._overlay:
-            (path,) = self._names.take(image.stem, "overlay.jpg", 1)
-            write_image(path, draw_overlay(pixels, [one.mask for one in found], prompts))
-            answers = [{**answer, "overlay": str(path)} for answer in answers]
-        return answers
+            (overlay,) = self._names.take(image.stem, "overlay.jpg")
+            write_image(overlay, draw_overlay(pixels, [one.mask for one in results], prompts))
+        return [
+            Answer(image, result, {name: paths[i] for name, paths in planned.items()}, overlay)
+            for i, result in enumerate(results)
+        ]
 
     def _encode(self, image: Path) -> tuple["NDArray[np.uint8]", "Embedding"]:
         from samtune.images import read_image
@@ -101,99 +150,69 @@ class Segmenter:
 
     def _predict(
         self, source: Source, embedding: "Embedding", prompts: list["Prompt"], started: float
-    ) -> list[_Found]:
+    ) -> list["Result"]:
+        from samtune.results import Result
+
         predictions = source.predictor.predict(
             embedding, prompts, all_masks=self._all_masks, refine=source.refine
         )
-        found = []
+        results = []
         for prompt, prediction in zip(prompts, predictions, strict=True):
-            refined = prediction.refined is not None
-            mask = prediction.mask if prediction.refined is None else prediction.refined
-            found.append(_Found(prompt, mask, prediction.score, source.adapter, refined))
-            if self._all_masks:
-                found += [
-                    _Found(prompt, other, score, source.adapter, refined=False)
-                    for other, score in _others(prediction)
-                ]
-        each = (time.monotonic() - started) / len(found)
-        return [replace(one, seconds=each) for one in found]
+            refined = prediction.refined
+            answers = [(prediction.mask, prediction.score, prediction.low_res_logits)]
+            answers += _others(prediction) if self._all_masks else []
+            results += [
+                Result(
+                    mask=mask,
+                    score=score,
+                    label=source.label,
+                    prompt=prompt,
+                    adapter=source.adapter,
+                    refined=False,
+                    low_res_logits=logits,
+                    logits=_at_full_size(source.predictor, embedding, logits),
+                )
+                for mask, score, logits in answers
+            ]
+            if refined is not None:
+                first = len(results) - len(answers)
+                results[first] = replace(results[first], mask=refined, refined=True)
+        each = (time.monotonic() - started) / len(results)
+        return [replace(one, seconds=each) for one in results]
 
 
-def _others(prediction: "Prediction") -> list[tuple["NDArray[np.bool_]", float]]:
+def _others(
+    prediction: "Prediction",
+) -> list[tuple["NDArray[np.bool_]", float, "NDArray[np.float32]"]]:
     """SAM's three masks for an ambiguous prompt, less the one that was returned anyway."""
     return [
-        (mask, float(score))
-        for mask, score in zip(prediction.alternatives, prediction.alternative_scores, strict=True)
+        (mask, float(score), logits)
+        for mask, score, logits in zip(
+            prediction.alternatives,
+            prediction.alternative_scores,
+            prediction.alternative_logits,
+            strict=True,
+        )
         if not (mask == prediction.mask).all()
     ]
 
 
-def _described(image: Path, name: Path, found: _Found) -> dict[str, Any]:
-    prompt = found.prompt
-    return {
-        "image": str(image),
-        "mask": str(name),
-        "prompt": {
-            "points": prompt.points.tolist(),
-            "labels": prompt.labels.tolist(),
-            "box": None if prompt.box is None else prompt.box.tolist(),
-        },
-        "score": found.score,
-        "area": int(found.mask.sum()),
-        "bbox": _bbox(found.mask),
-        "adapter": None if found.adapter is None else str(found.adapter),
-        "refined": found.refined,
-        "seconds": found.seconds,
-    }
+def _at_full_size(
+    predictor: "Predictor", embedding: "Embedding", low_res_logits: "NDArray[np.float32]"
+) -> Callable[[], "NDArray[np.float32]"]:
+    """Few formats hold logits of the image's size, and they are large: made when asked for."""
 
+    def logits() -> "NDArray[np.float32]":
+        import torch
 
-def _bbox(mask: "NDArray[np.bool_]") -> list[int]:
-    """x, y, width, height in whole pixels, as COCO has it; zeros for an empty mask."""
-    ys, xs = mask.nonzero()
-    if not xs.size:
-        return [0, 0, 0, 0]
-    x, y = int(xs.min()), int(ys.min())
-    return [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1]
+        from samtune.upscaling import upscale_logits
 
+        full = upscale_logits(
+            torch.from_numpy(low_res_logits)[None, None],
+            predictor.sam.image_size,
+            embedding.input_size,
+            embedding.original_size,
+        )
+        return full[0, 0].numpy()
 
-class _Names:
-    """Where results go: no result of a run overwrites another one, or an image of the run.
-
-    Two images a/x.jpg and b/x.jpg become x.mask.png and x.2.mask.png.
-    """
-
-    def __init__(self, folder: Path, keep: Sequence[Path]) -> None:
-        self._folder = folder
-        self._keep = {path.resolve() for path in keep}
-        self._used: set[str] = set()
-        self._highest: dict[str, int] = {}
-
-    def take(self, stem: str, ending: str, count: int) -> list[Path]:
-        """Name an image's next results; numbered if there are several, or were some before.
-
-        Args:
-            stem: the image's name without its suffix.
-            ending: what the names end in, such as "mask.png".
-            count: how many.
-        """
-        kind = f"{stem}|{ending}"
-        if count == 1 and kind not in self._highest:
-            self._highest[kind] = 1
-            path = self._folder / f"{stem}.{ending}"
-            if self._is_free(path):
-                return [path]
-        names: list[Path] = []
-        while len(names) < count:
-            self._highest[kind] = self._highest.get(kind, 0) + 1
-            path = self._folder / f"{stem}.{self._highest[kind]}.{ending}"
-            if self._is_free(path):
-                names.append(path)
-        return names
-
-    def _is_free(self, path: Path) -> bool:
-        """Whether a name is nobody's; from now on it is taken."""
-        name = path.name.casefold()  # some file systems take A and a for the same
-        if name in self._used or path.resolve() in self._keep:
-            return False
-        self._used.add(name)
-        return True
+    return logits

@@ -14,6 +14,7 @@ from samtune.console import (
     CheckpointOption,
     ClassOption,
     DeviceOption,
+    ImagesOption,
     JsonOption,
     ObjectsOption,
     QuietOption,
@@ -35,7 +36,9 @@ _NAMED = 3  # files named after a finding; --json has all
 
 
 def check(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Images and masks, as for fit.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Images with masks or annotations, as for fit.")
+    ],
     val: Annotated[
         Path | None, typer.Option(metavar="DIR", help="What fit would hold out, as its --val.")
     ] = None,
@@ -48,6 +51,7 @@ def check(
     ] = False,
     class_id: ClassOption = None,
     objects: ObjectsOption = None,
+    images: ImagesOption = None,
     as_json: JsonOption = False,
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
     device: DeviceOption = "auto",
@@ -66,11 +70,11 @@ def check(
     config, cache = FitConfig(), EmbeddingCache()
     with Terminal(quiet) as terminal:
         try:
-            dataset = read_data(terminal, data, class_id, objects)
+            dataset = read_data(terminal, data, class_id, objects, images)
             if val is None:
                 train, held_out = split(dataset, config.val_fraction, config.seed)
             else:
-                held_out = read_data(terminal, val, class_id, dataset.reading.meaning)
+                held_out = read_data(terminal, val, class_id, dataset.reading.meaning, images)
                 train = leave_copies_out(terminal, dataset, held_out)
         except DatasetError as error:
             _list_faults(data, error, as_json)

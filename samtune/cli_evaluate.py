@@ -12,6 +12,7 @@ from samtune.console import (
     CheckpointOption,
     ClassOption,
     DeviceOption,
+    ImagesOption,
     JsonOption,
     ObjectsOption,
     QuietOption,
@@ -49,12 +50,13 @@ def evaluate(
     ] = None,
     class_id: ClassOption = None,
     objects: ObjectsOption = None,
+    images: ImagesOption = None,
     as_json: JsonOption = False,
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Score plain SAM and adapters on a folder of images and masks."""
+    """Score plain SAM and adapters on images with masks or annotations."""
     from samtune.adapter import Adapter, read_info
     from samtune.embeddings import EmbeddingCache
     from samtune.evaluation import evaluate
@@ -71,7 +73,7 @@ def evaluate(
     stages = Stages()
     with Terminal(quiet) as terminal:
         with stages.measure("reading data"):
-            dataset = read_data(terminal, data, class_id, objects)
+            dataset = read_data(terminal, data, class_id, objects, images)
         with stages.measure("loading the model"):
             sam = open_sam(terminal, checkpoint, device)
             adapted = [Adapter.load(path, sam) for path in paths]

@@ -15,6 +15,7 @@ from samtune.console import (
     CheckpointOption,
     ClassOption,
     DeviceOption,
+    ImagesOption,
     JsonOption,
     ObjectsOption,
     QuietOption,
@@ -46,7 +47,8 @@ def fit(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="Folder with images/ and masks/, or x.jpg beside x.png or x_mask.png.",
+            help="A COCO file, or a folder: images/ and masks/, x.jpg beside x.png or x_mask.png, "
+            "YOLO segmentation labels, or LabelMe files.",
         ),
     ],
     output: Annotated[
@@ -60,9 +62,12 @@ def fit(
     ] = "plm",
     class_id: ClassOption = None,
     objects: ObjectsOption = None,
+    images: ImagesOption = None,
     val: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Hold out these images, and train on all of DATA."),
+        typer.Option(
+            metavar="DATA", help="Hold out these images, and train on all of the first DATA."
+        ),
     ] = None,
     val_fraction: Annotated[
         float | None,
@@ -99,7 +104,7 @@ def fit(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Train an adapter on a folder of images and masks."""
+    """Train an adapter on images and masks, or on annotations of COCO, YOLO or LabelMe."""
     if val is not None and val_fraction is not None:
         context.fail("--val and --val-fraction exclude each other: give one.")
     if val_fraction is not None and not 0 < val_fraction < 1:
@@ -114,11 +119,12 @@ def fit(
         val_fraction=FitConfig.val_fraction if val_fraction is None else val_fraction,
         pmm=not no_pmm,
     )
-    output = Path(f"{data.resolve().name}.safetensors") if output is None else output
+    name = data.resolve().stem if data.is_file() else data.resolve().name
+    output = Path(f"{name}.safetensors") if output is None else output
     state = Path(f"{output}.resume")
 
     with _explained_interruption(state), Terminal(quiet) as terminal:
-        train, held_out = _read_data(terminal, data, val, class_id, objects, config)
+        train, held_out = _read_data(terminal, data, val, class_id, objects, images, config)
         check_writable(output)
         if output.is_file():
             terminal.say(f"{output} exists; a better adapter than plain SAM replaces it.")
@@ -143,19 +149,20 @@ def _read_data(
     terminal: Terminal,
     data: Path,
     val: Path | None,
-    class_id: int | None,
+    class_id: str | None,
     objects: "Meaning | None",
+    images: Path | None,
     config: FitConfig,
 ) -> tuple["Dataset", "Dataset"]:
     """Read what to train on and what is held out, and say what was found."""
     from samtune.dataset import split
 
-    dataset = read_data(terminal, data, class_id, objects)
+    dataset = read_data(terminal, data, class_id, objects, images)
     if val is None:
         train, held_out = split(dataset, config.val_fraction, config.seed)
     else:
         # Held-out masks mean what the training masks mean, whatever numbers happen to be in them.
-        held_out = read_data(terminal, val, class_id, dataset.reading.meaning)
+        held_out = read_data(terminal, val, class_id, dataset.reading.meaning, images)
         train = leave_copies_out(terminal, dataset, held_out)
     terminal.say(
         f"training on {count(len(train.pairs), 'image')} with "

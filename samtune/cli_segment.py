@@ -6,6 +6,7 @@ image does wrong does not keep the others from being done.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
@@ -29,7 +30,9 @@ from samtune.errors import AdapterError, PromptError, SamtuneError
 if TYPE_CHECKING:
     from samtune.predictor import Predictor
     from samtune.prompts import Prompt
+    from samtune.results import Names
     from samtune.sam import Sam
+    from samtune.writers import Writer
 
 Refining = Literal["no", "where it helps", "always"]
 
@@ -84,9 +87,32 @@ def segment(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")
     ] = Path(),
-    file_format: Annotated[
-        Literal["png"], typer.Option("--format", help="What to write masks as.")
-    ] = "png",
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="F",
+            help="What to write, several by repeating or with commas: png (0/255 masks), "
+            "instances (one 16-bit label image an image), cutout (RGBA, cut to the object's box), "
+            "coco (one coco.json for all images), yolo (segmentation labels), labelme, geojson, "
+            "svg, npz (mask, logits, score). [default: png]",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What objects are called in formats with classes. "
+            "[default: the adapter's name, or object]",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace coco, yolo, labelme and geojson files that exist."
+        ),
+    ] = False,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also draw masks and prompts on the image.")
     ] = False,
@@ -98,7 +124,8 @@ def segment(
     """Segment objects at points or in boxes.
 
     Points and boxes are in an image's own pixels, as an image viewer shows them. Writes
-    IMAGE.mask.png for each image, IMAGE.1.mask.png and so on where there are several.
+    IMAGE.mask.png for each image, IMAGE.1.mask.png and so on where there are several;
+    --format has others.
     """
     images = images or []
     if prompts is None:
@@ -118,26 +145,73 @@ def segment(
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
     given = _given_prompts(points or [], negative_points or [], boxes or [])
 
+    chosen = _chosen_formats(context, formats or ["png"])
+    labels = _labels(context, adapters or [], label)
+
     lines = None if prompts is None else open_lines(prompts)
     check_writable(output / "mask.png")
+    names, writers = _open_writers(chosen, output, images, labels, overwrite, quiet)
     with Terminal(quiet) as terminal:
-        segmenter = Segmenter(
-            _open_predictors(terminal, adapters or [], refining, checkpoint, device),
-            folder=output,
-            all_masks=all_masks,
-            overlay=overlay,
-            keep=images,
-        )
-    if lines is not None:
-        failed, all_of = _answer_lines(segmenter, lines)
-        things = "lines"
-    else:
-        failed, all_of = _answer_images(segmenter, images, given, as_json)
-        things = "images"
+        sam = _open_sam(terminal, adapters or [], checkpoint, device)
+        make = partial(_open_source, terminal, sam, refining, every_cell="npz" in chosen)
+        paths: list[Path | None] = [*adapters] if adapters else [None]
+        sources = [make(path, label) for path, label in zip(paths, labels, strict=True)]
+    with Segmenter(sources, names, writers, all_masks=all_masks, overlay=overlay) as segmenter:
+        if lines is not None:
+            failed, all_of = _answer_lines(segmenter, lines)
+            things = "lines"
+        else:
+            failed, all_of = _answer_images(segmenter, images, given, as_json)
+            things = "images"
     if failed:
         if all_of > 1 and not quiet:
             typer.echo(f"{failed} of {all_of} {things} failed.", err=True)
         raise typer.Exit(1)
+
+
+def _chosen_formats(context: typer.Context, texts: list[str]) -> list[str]:
+    """The names in --format, each once."""
+    from samtune.formats import FORMATS
+
+    names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            context.fail(f"--format {name or texts[0]} is none of {', '.join(FORMATS)}.")
+    return names
+
+
+def _labels(context: typer.Context, adapters: list[Path], label: str | None) -> list[str]:
+    """What each source calls its objects: adapters in order, or plain SAM."""
+    labels = [path.stem for path in adapters] or ["object"]
+    labels = labels if label is None else [label] * len(labels)
+    for name in labels:
+        if not name.strip() or not name.isprintable():
+            context.fail(f"{name!r} cannot name a class: give one in letters with --label NAME.")
+    return labels
+
+
+def _open_writers(
+    formats: list[str],
+    folder: Path,
+    images: list[Path],
+    labels: list[str],
+    overwrite: bool,
+    quiet: bool,
+) -> tuple["Names", dict[str, "Writer"]]:
+    from samtune.formats import open_writers
+    from samtune.results import Names
+    from samtune.writers import Target
+
+    said: set[str] = set()
+
+    def note(sentence: str) -> None:
+        if not quiet and sentence not in said:
+            typer.echo(sentence, err=True)
+        said.add(sentence)
+
+    names = Names(folder, keep=images)
+    target = Target(names, list(dict.fromkeys(labels)), overwrite, note)
+    return names, open_writers(formats, target)
 
 
 def _given_prompts(
@@ -176,27 +250,32 @@ def open_lines(name: str) -> BinaryIO:
         ) from error
 
 
-def _open_predictors(
-    terminal: Terminal, paths: list[Path], refining: Refining, checkpoint: str, device: str
-) -> list[Source]:
+def _open_sam(terminal: Terminal, adapters: list[Path], checkpoint: str, device: str) -> "Sam":
     from samtune.adapter import read_info
-    from samtune.predictor import Predictor
 
-    for path in paths:
+    for path in adapters:
         read_info(path)  # whether it is an adapter at all: before a checkpoint is fetched
-    sam = open_sam(terminal, checkpoint, device)
-    if not paths:
-        return [Source(None, Predictor(sam), refine=False)]
-    return [_open_adapter(terminal, path, sam, refining) for path in paths]
+    return open_sam(terminal, checkpoint, device)
 
 
-def _open_adapter(terminal: Terminal, path: Path, sam: "Sam", refining: Refining) -> Source:
+def _open_source(
+    terminal: Terminal,
+    sam: "Sam",
+    refining: Refining,
+    path: Path | None,
+    label: str,
+    *,
+    every_cell: bool,
+) -> Source:
+    """An adapter, or plain SAM."""
     from samtune.adapter import Adapter
     from samtune.predictor import Predictor
 
-    predictor = Predictor(sam, Adapter.load(path, sam))
+    if path is None:
+        return Source(None, Predictor(sam, every_cell=every_cell), refine=False, label=label)
+    predictor = Predictor(sam, Adapter.load(path, sam), every_cell=every_cell)
     refine = refining != "no" and shall_refine(terminal, path, predictor, refining == "always")
-    return Source(path, predictor, refine)
+    return Source(path, predictor, refine, label)
 
 
 def shall_refine(terminal: Terminal, path: Path, predictor: "Predictor", always: bool) -> bool:
@@ -231,9 +310,12 @@ def _answer_images(
             failed += 1
             continue
         for answer in answers:
-            print_json(answer) if as_json else typer.echo(_in_words(answer, len(segmenter.sources)))
-        if not as_json and "overlay" in answers[0]:
-            typer.echo(answers[0]["overlay"])
+            if as_json:
+                print_json(answer.as_json())
+            else:
+                typer.echo(answer.in_words(name_adapter=len(segmenter.sources) > 1))
+        if not as_json and answers[0].overlay is not None:
+            typer.echo(answers[0].overlay)
     return failed, len(images)
 
 
@@ -255,7 +337,7 @@ def _answer_lines(segmenter: "Segmenter", lines: BinaryIO) -> tuple[int, int]:
                 print_json({"error": str(error), "line": number})
                 continue
             for answer in answers:
-                print_json({**answer, "line": number})
+                print_json({**answer.as_json(), "line": number})
     return failed, all_of
 
 
@@ -269,12 +351,3 @@ def decode_line(line: bytes) -> str:
         return line.decode("utf-8-sig")  # some editors put a mark before the first line
     except UnicodeDecodeError as error:
         raise PromptError(f"not text in UTF-8 ({error}): save the prompts as UTF-8.") from error
-
-
-def _in_words(answer: dict[str, Any], sources: int) -> str:
-    words = f"{answer['mask']}  score {answer['score']:.2f}, {answer['area']:,} px"
-    if not answer["area"]:
-        words += " (nothing found)"
-    if sources > 1:
-        words += f", {answer['adapter']}"
-    return words

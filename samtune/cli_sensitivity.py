@@ -137,11 +137,11 @@ def sensitivity(
 
 
 def _read_targets(
-    path: Path, image: Path, size: tuple[int, int], class_id: int | None, objects: "Meaning | None"
+    path: Path, image: Path, size: tuple[int, int], class_id: str | None, objects: "Meaning | None"
 ) -> list["NDArray[np.bool_]"]:
     """The objects of a mask file, read as those of a data set with this one file."""
     from samtune.images import read_labels
-    from samtune.masks import count_values, decide_reading, objects_in
+    from samtune.masks import class_number, count_values, decide_reading, objects_in
 
     labels = read_labels(path)
     if labels.shape != size:
@@ -149,11 +149,11 @@ def _read_targets(
             f"{path} is {labels.shape[1]}×{labels.shape[0]} px, its image {image} "
             f"{size[1]}×{size[0]} px: give the mask of this image, at full size."
         )
-    counts = count_values(labels)
-    found, _ = objects_in(labels, decide_reading([counts], objects, class_id), image_index=0)
-    if not found and class_id is not None and counts:
+    counts, number = count_values(labels), class_number(path, class_id)
+    found, _ = objects_in(labels, decide_reading([counts], objects, number), image_index=0)
+    if not found and number is not None and counts:
         occurring = ", ".join(map(str, sorted(counts)[:20]))
-        raise ImageError(f"class {class_id} does not occur in {path}; these do: {occurring}.")
+        raise ImageError(f"class {number} does not occur in {path}; these do: {occurring}.")
     if not found:
         raise ImageError(f"{path} holds no object: paint it with 255, or with labels from 1 on.")
     return [thing.mask() for thing in found]

@@ -48,16 +48,27 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON, one object a line, and nothing else.")
 ]
 ClassOption = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        "--class", metavar="ID", min=1, help="Mask values are class ids; this one is the target."
+        "--class",
+        metavar="ID|NAME",
+        help="The target: a mask value (mask values are class ids), or a category of COCO, YOLO "
+        "or LabelMe.",
+    ),
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Where the images are that COCO or LabelMe files name, if not beside them.",
     ),
 ]
 ObjectsOption = Annotated[
     Literal["mask", "components", "instances"] | None,
     typer.Option(
-        help="What is one object: the whole mask, every connected part, every mask value. "
-        "Told from the mask values when left out."
+        help="What is one object: the whole mask, every connected part, every mask value or "
+        "annotation. Told from the data when left out."
     ),
 ]
 
@@ -235,9 +246,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def read_data(
-    terminal: Terminal, folder: Path, class_id: int | None, objects: "Meaning | None"
+    terminal: Terminal,
+    data: Path,
+    class_id: str | None,
+    objects: "Meaning | None",
+    images: Path | None,
 ) -> "Dataset":
-    """Read a folder of images and masks; say what was found, left out, and assumed.
+    """Read images and their objects; say what was found, left out, and assumed.
 
     Raises:
         DatasetError: it is no data set.
@@ -245,12 +260,13 @@ def read_data(
     from samtune.dataset import load_dataset
 
     dataset = load_dataset(
-        folder,
+        data,
         class_id=class_id,
         objects=objects,
-        on_progress=lambda done, total: terminal.show(f"reading {folder.name}", done, total),
+        images=images,
+        on_progress=lambda done, total: terminal.show(f"reading {data.name}", done, total),
     )
-    terminal.say(f"{folder}: {dataset.describe()}")
+    terminal.say(f"{data}: {dataset.describe()}")
     for skipped in dataset.skipped[:_NAMED_SKIPPED]:
         terminal.say(f"  left out: {skipped.path.name}, {skipped.reason}")
     if len(dataset.skipped) > _NAMED_SKIPPED:

@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +86,7 @@ def image_size(path: Path) -> tuple[int, int]:
         return stored if turned else stored[::-1]
 
 
-def read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:
+def read_labels(path: Path | IO[bytes]) -> npt.NDArray[np.integer[Any]]:
     """Read a mask file's numbers as they are stored, upright.
 
     Grey (8, 16 or 32 bits) as is; a palette's indices; one bit as 0 and 1; colour where the
@@ -96,7 +96,7 @@ def read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:
     taken as 0 below 128 and 255 from there, never as instance or class labels.
 
     Args:
-        path: a JPEG, PNG, WebP, TIFF or BMP file.
+        path: a JPEG, PNG, WebP, TIFF or BMP file, or such a file opened.
 
     Returns:
         (H, W) of an integer type.
@@ -184,7 +184,7 @@ def write_png(path: Path, pixels: npt.NDArray[np.uint8 | np.uint16]) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def _opened(path: Path | IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     """Open an image file; any failure to open or decode it becomes an ImageError."""
     try:
         with warnings.catch_warnings():
@@ -255,7 +255,7 @@ def _palette_labels(image: Image.Image, indices: npt.NDArray[Any]) -> npt.NDArra
 
 
 def _single_channel(
-    path: Path, mode: str, values: npt.NDArray[Any], tolerance: int
+    path: Path | IO[bytes], mode: str, values: npt.NDArray[Any], tolerance: int
 ) -> npt.NDArray[Any]:
     """The channel that all colour channels repeat; 0 where an alpha channel is 0."""
     colour = values[:, :, : 1 if mode == "LA" else 3]
@@ -267,7 +267,7 @@ def _single_channel(
     return first
 
 
-def _colour_mask(path: Path) -> ImageError:
+def _colour_mask(path: Path | IO[bytes]) -> ImageError:
     return ImageError(
         f"{path} is a mask in colours, and colours have no order: save it as a grey or palette "
         "PNG whose numbers are 0 for the background and 255, or labels, for objects."

@@ -15,11 +15,15 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from samtune.errors import DatasetError
+from samtune.polygons import extent
 
 Labels = npt.NDArray[np.integer[Any]]
 Meaning = Literal["mask", "components", "instances"]
@@ -57,10 +61,12 @@ class DatasetObject:
             >>> DatasetObject.of(mask).box
             (2, 1, 6, 3)
         """
-        ys, xs = np.nonzero(mask)
-        if xs.size == 0:
+        box = extent(mask)
+        if box is None:
             raise ValueError(f"the {mask.shape} mask has no pixel")
-        return _packed(ys, xs, mask.shape, image_index, label)
+        x0, y0, x1, y1 = box
+        height, width = mask.shape
+        return cls(image_index, (height, width), box, _compressed(mask[y0:y1, x0:x1]), label)
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """The object's mask, (H, W) bool."""
@@ -98,6 +104,26 @@ class LabelReading:
     threshold: int = 1
     void: int | None = None
     note: str = ""
+
+
+def class_number(holder: Path, class_id: int | str | None) -> int | None:
+    """A class of masks from what the user gave.
+
+    Args:
+        holder: the folder or file that holds the masks, for the message.
+        class_id: a number from 1 on, or its digits; None is no class.
+
+    Raises:
+        DatasetError: it is something else.
+    """
+    if class_id is None:
+        return None
+    if str(class_id).isascii() and str(class_id).isdigit() and int(class_id):
+        return int(class_id)
+    raise DatasetError(
+        f"{holder} holds masks, whose classes are numbers from 1 on: "
+        f"give one instead of {class_id}."
+    )
 
 
 def count_values(labels: Labels) -> Counter[int]:
@@ -213,5 +239,9 @@ def _packed(
     x0, y0, x1, y1 = int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
     crop = np.zeros((y1 - y0, x1 - x0), dtype=bool)
     crop[ys - y0, xs - x0] = True
-    bits = zlib.compress(np.packbits(crop).tobytes(), level=1)
-    return DatasetObject(image_index, (size[0], size[1]), (x0, y0, x1, y1), bits, label)
+    box = (x0, y0, x1, y1)
+    return DatasetObject(image_index, (size[0], size[1]), box, _compressed(crop), label)
+
+
+def _compressed(crop: npt.NDArray[np.bool_]) -> bytes:
+    return zlib.compress(np.packbits(crop).tobytes(), level=1)

@@ -19,7 +19,8 @@ from samtune.errors import DatasetError
 from samtune.images import FORMATS_IN_WORDS, IMAGE_SUFFIXES
 
 _LAYOUTS = (
-    "DATA/images and DATA/masks with the same file names, or x.jpg beside x.png or x_mask.png"
+    "DATA/images and DATA/masks with the same file names, x.jpg beside x.png or x_mask.png, "
+    "YOLO or LabelMe files, or one COCO file"
 )
 _MASK_ENDING = "_mask"
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})  # beside hidden files, as .DS_Store is one
@@ -28,6 +29,7 @@ NO_MASK = (
     "A mask has its image's name, in any image format: add or rename the mask, "
     "or move the image elsewhere."
 )
+_NAMED_FAULTS = 5  # in the message; the error's notes hold them all
 SEVERAL = "Keep one image and one mask of each name."
 
 
@@ -65,6 +67,62 @@ class Pairing:
     faults: list[Fault] = field(default_factory=list)
 
 
+def has_masks(folder: Path) -> bool:
+    """Whether a folder has images/ and masks/, or a mask beside any image."""
+    if (folder / "images").is_dir() and (folder / "masks").is_dir():
+        return True
+    try:
+        return bool(find_pairs(folder).pairs)
+    except DatasetError:
+        return False
+
+
+def not_permitted(error: PermissionError) -> DatasetError:
+    """The error of a folder that may not be read."""
+    return DatasetError(
+        f"{error.filename} may not be read: change its permissions, or give another folder."
+    )
+
+
+def faults_error(place: Path, pairing: Pairing) -> DatasetError:
+    """One error for all faults: it counts them, names the first, and has each as a note.
+
+    Args:
+        place: the folder or file that the user named; files below it are named as seen from there.
+        pairing: with at least one fault.
+    """
+    faults = pairing.faults
+    folder = place if place.is_dir() else place.parent
+    sentences = [f"{_seen_from(folder, fault.path)} {fault.problem}" for fault in faults]
+    named = "; ".join(sentences[:_NAMED_FAULTS])
+    more = f"; and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
+    remedies = " ".join(dict.fromkeys(fault.remedy for fault in faults))
+    message = f"{place} has {counted(len(faults), 'fault')}: {named}{more}. {remedies}"
+    error = DatasetError(message.rstrip())
+    for sentence in sentences:
+        error.add_note(sentence)
+    return error
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def in_pixels(size: tuple[int, ...]) -> str:
+    """A size (H, W) in words, the width first as image viewers show it.
+
+    Example:
+        >>> in_pixels((480, 640))
+        '640×480 px'
+    """
+    return f"{size[1]}×{size[0]} px"
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
 def find_pairs(folder: Path) -> Pairing:
     """Find the images of a folder and the mask of each.
 
@@ -83,9 +141,7 @@ def find_pairs(folder: Path) -> Pairing:
     try:
         return _find_pairs(folder)
     except PermissionError as error:
-        raise DatasetError(
-            f"{error.filename} may not be read: change its permissions, or give another folder."
-        ) from error
+        raise not_permitted(error) from error
 
 
 def _find_pairs(folder: Path) -> Pairing:
@@ -179,11 +235,12 @@ def _nearest(image: Path, masks: list[Path]) -> Path | None:
 def _no_folder(folder: Path) -> str:
     if folder.exists():
         return f"{folder} is a file: give the folder that holds the images and masks."
+    kind = "file" if folder.suffix.lower() == ".json" else "folder"
     beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
-    names = [path.name for path in beside if path.is_dir()]
+    names = [path.name for path in beside if path.is_dir() == (kind == "folder")]
     near = difflib.get_close_matches(folder.name, names, n=1)
     hint = f" Is {folder.with_name(near[0])} meant?" if near else ""
-    return f"the folder {folder} does not exist.{hint or ' Give the folder of images and masks.'}"
+    return f"the {kind} {folder} does not exist.{hint or ' Give the folder of images and masks.'}"
 
 
 def _no_images(folder: Path) -> str:

@@ -29,6 +29,22 @@ class Polygon:
     holes: tuple[npt.NDArray[np.float32], ...] = ()
 
 
+def extent(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """The box of a mask, x0, y0, x1, y1 in whole pixels, half open; None for an empty mask.
+
+    Example:
+        >>> mask = np.zeros((4, 6), dtype=bool)
+        >>> mask[1:3, 2:6] = True
+        >>> extent(mask)
+        (2, 1, 6, 3)
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def mask_to_polygons(mask: npt.NDArray[np.bool_]) -> tuple[Polygon, ...]:
     """Outline every connected part of a mask (pixels that touch by a corner are connected).
 

@@ -39,6 +39,7 @@ class Prediction:
         alternatives: (M, H, W) bool, the three masks of SAM's multimask output; none (M = 0)
             unless they were asked for.
         alternative_scores: (M,) their estimated IoU.
+        alternative_logits: (M, 256, 256) float32, their logits in the padded input frame.
         refined: (H, W) bool, the mask after contour refinement, where it was asked for.
     """
 
@@ -47,6 +48,7 @@ class Prediction:
     low_res_logits: NDArray[np.float32]
     alternatives: NDArray[np.bool_]
     alternative_scores: NDArray[np.float32]
+    alternative_logits: NDArray[np.float32]
     refined: NDArray[np.bool_] | None = None
 
 
@@ -138,14 +140,15 @@ class Predictor:
             low_res_logits, sam.image_size, embedding.input_size, embedding.original_size
         )
         scores = estimates.gather(1, outputs).clip(0, 1).cpu().numpy()
-        low_res = low_res_logits[:, 0].cpu().numpy()
+        low_res = low_res_logits.cpu().numpy()
         return [
             Prediction(
                 mask=masks[position, 0],
                 score=float(scores[position, 0]),
-                low_res_logits=low_res[position],
+                low_res_logits=low_res[position, 0],
                 alternatives=masks[position, 1:],
                 alternative_scores=scores[position, 1:],
+                alternative_logits=low_res[position, 1:],
                 refined=self.refine(embedding, cells[position], masks[position, 0])
                 if refine
                 else None,

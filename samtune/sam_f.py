@@ -68,6 +68,7 @@ class SamF(Predictor):
                 score=scores[position],
                 low_res_logits=logits[position, 0].cpu().numpy(),
                 alternatives=masks[position, 1:],
+                alternative_logits=logits[position, 1:].cpu().numpy(),
                 alternative_scores=estimates[position, : len(masks[position, 1:])].numpy(),
             )
             for position in range(len(prompts))

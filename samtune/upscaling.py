@@ -37,16 +37,27 @@ def upscale_masks(
         (B, M, H, W) bool.
     """
     low_res_logits = low_res_logits.cpu()
-    sides = low_res_logits.shape[-2:]
-    rows, columns = (
-        _resizing(side, image_size, framed, length)
-        for side, framed, length in zip(sides, frame, original_size, strict=True)
-    )
+    rows, columns = _matrices(low_res_logits, image_size, frame, original_size)
     masks = np.zeros((*low_res_logits.shape[:2], *original_size), dtype=np.bool_)
     flat = masks.reshape(-1, *original_size)  # a view
     for mask, logits in zip(flat, low_res_logits.flatten(0, 1), strict=True):
         _fill(mask, logits, rows, columns)
     return masks
+
+
+def upscale_logits(
+    low_res_logits: Tensor,
+    image_size: int,
+    frame: tuple[int, int],
+    original_size: tuple[int, int],
+) -> Tensor:
+    """Bring logits back to the original image; arguments as for `upscale_masks`.
+
+    Returns:
+        (B, M, H, W) logits, on the CPU.
+    """
+    rows, columns = _matrices(low_res_logits, image_size, frame, original_size)
+    return rows @ (low_res_logits.cpu() @ columns.T)
 
 
 def _fill(mask: NDArray[np.bool_], logits: Tensor, rows: Tensor, columns: Tensor) -> None:
@@ -66,6 +77,19 @@ def _fill(mask: NDArray[np.bool_], logits: Tensor, rows: Tensor, columns: Tensor
         above, below = _reach(some.any(dim=0))
         full = some[:, above:below] @ wide[above:below]
         mask[start : start + len(some), left:right] = (full > MASK_THRESHOLD).numpy()
+
+
+def _matrices(
+    low_res_logits: Tensor, image_size: int, frame: tuple[int, int], original_size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """R (H, 4h) and C (W, 4w)."""
+    rows, columns = (
+        _resizing(side, image_size, framed, length)
+        for side, framed, length in zip(
+            low_res_logits.shape[-2:], frame, original_size, strict=True
+        )
+    )
+    return rows, columns
 
 
 def _reach(wanted: Tensor) -> tuple[int, int]:

@@ -1,10 +1,14 @@
 """`samtune evaluate`: a table of scores, or one JSON object."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 from broken_data import NAMED_BY_FAULT
 from command import files_in, one_error, run, use_instead_of_weights, write_adapter
+from PIL import Image
+from test_formats import writing
 from tiny_models import build_tiny_sam
 
 from samtune.adapter import Adapter
@@ -60,6 +64,18 @@ def test_the_class_is_the_target(toy_dataset):
     told = json.loads(run("evaluate", toy_dataset, "--class", "255", "--json").stdout)
     assert told["objects"] == 8
     assert "255 (8 images)" in one_error(run("evaluate", toy_dataset, "--class", "3"))
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "labelme"])
+def test_annotations_score_as_the_masks_they_were_made_of(form, toy_dataset):
+    of_masks = json.loads(run("evaluate", toy_dataset, "--json").stdout)
+    folder = {"coco": toy_dataset, "yolo": toy_dataset / "labels", "labelme": toy_dataset}[form]
+    with writing(form, folder) as write:
+        for path in sorted((toy_dataset / "masks").iterdir()):
+            write(toy_dataset / "images" / path.name, [np.asarray(Image.open(path)) > 0])
+    shutil.rmtree(toy_dataset / "masks")
+    words = ["evaluate", toy_dataset, "--class", "plate", "--json"]
+    assert json.loads(run(*words).stdout) == of_masks
 
 
 @pytest.mark.parametrize("fault", NAMED_BY_FAULT, ids=lambda fault: fault.__name__)

@@ -3,6 +3,7 @@
 import errno
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from broken_data import NAMED_BY_FAULT, disk, healthy, photo, save
 from command import files_in, one_error, run, use_instead_of_weights
+from PIL import Image
 
 import samtune.training
 from samtune.adapter import Adapter, read_info
+from samtune.rle import encode_rle
 
 
 @pytest.fixture(autouse=True)
@@ -204,6 +207,62 @@ def test_copies_of_held_out_images_are_left_out_of_training(base_iou, toy_datase
     assert "left out of training: 1 image (first: 5.png)" in result.stderr
 
 
+def as_coco(folder, name="plates.json"):
+    """A COCO file of a folder's masks, one "plate" each, and a "car" of all pixels in the first."""
+    images, annotations = [], []
+    for number, path in enumerate(sorted((folder / "masks").iterdir()), start=1):
+        mask = np.asarray(Image.open(path)) > 0
+        height, width = mask.shape
+        images.append({"id": number, "file_name": path.name, "height": height, "width": width})
+        for category in (1, 2) if number == 1 else (1,):
+            pixels = mask if category == 1 else np.ones_like(mask)
+            rle = {"size": [height, width], "counts": encode_rle(pixels)}
+            entry = {"id": len(annotations), "image_id": number, "category_id": category}
+            annotations.append({**entry, "segmentation": rle, "iscrowd": 0})
+    categories = [{"id": 1, "name": "plate"}, {"id": 2, "name": "car"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / name).write_text(json.dumps(content))
+    shutil.rmtree(folder / "masks")
+    return folder / name
+
+
+def test_fit_takes_a_coco_file_and_a_class_by_name(base_iou, toy_dataset, workplace):
+    base_iou(0.0)
+    result = run("fit", as_coco(toy_dataset), "--class", "plate", "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    assert files_in(workplace) == {"plates.safetensors"}
+    assert "8 images with 8 objects" in result.stderr
+    info = read_info(Path("plates.safetensors"))
+    assert (info.data["train_images"], info.data["val_images"]) == (6, 2)
+
+
+def test_fit_takes_all_classes_together_and_says_so(base_iou, toy_dataset):
+    base_iou(0.0)
+    result = run("fit", as_coco(toy_dataset), "--epochs", 1)
+    assert "8 images with 9 objects" in result.stderr
+    assert "objects of 2 classes taken together (plate, car); --class takes one" in result.stderr
+
+
+def test_images_of_a_coco_file_may_lie_elsewhere(base_iou, toy_dataset, tmp_path):
+    base_iou(0.0)
+    file = as_coco(toy_dataset).rename(tmp_path / "alone.json")
+    message = one_error(run("fit", file))
+    assert "8 faults" in message
+    assert "--images" in message
+    assert run("fit", file, "--images", toy_dataset / "images", "--epochs", 1).exit_code == 0
+
+
+def test_an_unknown_class_name_gets_those_that_there_are(toy_dataset, workplace):
+    message = one_error(run("fit", as_coco(toy_dataset), "--class", "plates"))
+    assert "1 plate (8), 2 car (1). Is plate meant?" in message
+    assert not files_in(workplace)
+
+
+@pytest.mark.parametrize("wanted", ["plate", "0", "1.5"])
+def test_a_class_of_masks_is_a_number_from_1_on(toy_dataset, wanted):
+    assert "numbers from 1 on" in one_error(run("fit", toy_dataset, "--class", wanted))
+
+
 def test_validating_on_the_training_images_is_refused(toy_dataset, workplace):
     message = one_error(run("fit", toy_dataset, "--val", toy_dataset))
     assert "nothing is left to train on" in message
@@ -285,7 +344,6 @@ def test_a_full_disk_while_caching_is_one_line_and_leaves_no_file(
         (["toy", "--seed", "-1"], "--seed"),
         (["toy", "--method", "magic"], "--method"),
         (["toy", "--objects", "all"], "--objects"),
-        (["toy", "--class", "0"], "--class"),
         (["toy", "--nonsense"], "--nonsense"),
     ],
 )

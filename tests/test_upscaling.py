@@ -9,7 +9,7 @@ from upstream import postprocess_masks
 
 from samtune import upscaling
 from samtune.sam import input_size
-from samtune.upscaling import upscale_masks
+from samtune.upscaling import upscale_logits, upscale_masks
 
 SIDE = 128  # of the padded square; 32 logits on a side
 
@@ -66,6 +66,14 @@ def test_what_lies_around_an_object_need_not_be_computed(rectangles):
 def test_it_holds_for_any_size_and_place(original, corner, extent):
     top, left = corner
     assert_as_upstream(blobs((top, top + extent[0], left, left + extent[1])), original)
+
+
+@pytest.mark.parametrize("original", [(90, 120), (301, 200), (1, 77)])
+def test_logits_are_brought_back_as_by_segment_anything(original):
+    logits = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    frame = input_size(original, SIDE)
+    found = upscale_logits(logits, SIDE, frame, original)
+    torch.testing.assert_close(found, postprocess_masks(logits, SIDE, frame, original))
 
 
 def test_an_object_larger_than_a_strip_is_put_together(monkeypatch):

@@ -1,0 +1,92 @@
+"""Results: a mask with what is known of it, and the names of the files it goes to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from samtune.polygons import extent
+from samtune.prompts import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One mask to write.
+
+    Args:
+        mask: (H, W) bool at the image's own size.
+        score: the decoder's estimate of the mask's IoU, 0 to 1.
+        label: what the object is called in formats that have classes.
+        prompt: what was asked, in the image's pixels.
+        adapter: which adapter answered; None is plain SAM.
+        refined: whether the mask's contours were refined; the logits are those before.
+        low_res_logits: (256, 256) float32 in the padded input frame, as SAM's mask prompt has it.
+        logits: gives them at the image's own size, (H, W) float32; the mask is where they exceed 0.
+        seconds: what the mask took; those of an image's masks add up to the image's.
+    """
+
+    mask: npt.NDArray[np.bool_]
+    score: float
+    label: str
+    prompt: Prompt
+    adapter: Path | None
+    refined: bool
+    low_res_logits: npt.NDArray[np.float32]
+    logits: Callable[[], npt.NDArray[np.float32]]
+    seconds: float = 0.0
+
+    @property
+    def area(self) -> int:
+        """How many pixels the mask has."""
+        return int(self.mask.sum())
+
+    @property
+    def bbox(self) -> list[int]:
+        """x, y, width, height in whole pixels, as COCO has it; zeros for an empty mask."""
+        x0, y0, x1, y1 = extent(self.mask) or (0, 0, 0, 0)
+        return [x0, y0, x1 - x0, y1 - y0]
+
+
+class Names:
+    """Where results go: no result of a run overwrites another one, or an image of the run.
+
+    Two images a/x.jpg and b/x.jpg become x.mask.png and x.2.mask.png.
+    """
+
+    def __init__(self, folder: Path, keep: Sequence[Path]) -> None:
+        self.folder = folder
+        self._keep = {path.resolve() for path in keep}
+        self._used: set[str] = set()
+        self._highest: dict[str, int] = {}
+
+    def take(self, stem: str, ending: str, count: int = 1) -> list[Path]:
+        """Name an image's next results; numbered if there are several, or were some before.
+
+        Args:
+            stem: the image's name without its suffix.
+            ending: what the names end in, such as "mask.png".
+            count: how many.
+        """
+        kind = f"{stem}|{ending}"
+        if count == 1 and kind not in self._highest:
+            self._highest[kind] = 1
+            path = self.folder / f"{stem}.{ending}"
+            if self._is_free(path):
+                return [path]
+        names: list[Path] = []
+        while len(names) < count:
+            self._highest[kind] = self._highest.get(kind, 0) + 1
+            path = self.folder / f"{stem}.{self._highest[kind]}.{ending}"
+            if self._is_free(path):
+                names.append(path)
+        return names
+
+    def _is_free(self, path: Path) -> bool:
+        """Whether a name is nobody's; from now on it is taken."""
+        name = path.name.casefold()  # some file systems take A and a for the same
+        if name in self._used or path.resolve() in self._keep:
+            return False
+        self._used.add(name)
+        return True

@@ -1,0 +1,122 @@
+"""COCO: one JSON file for all images of a run, coco.json.
+
+An object without holes is polygons, one a part, in pixels from the image's upper left corner (a
+pixel x covers x to x + 1); pycocotools gives back the very mask. One with holes is run lengths,
+because COCO's polygons cannot have holes. Boxes are x, y, width, height; "score" comes on top,
+which readers of data sets pass over. The image's file_name is its place as seen from
+coco.json's folder, or its mere name where it lies elsewhere.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from samtune import __version__
+from samtune.files import atomic_write
+from samtune.results import Result
+from samtune.rle import encode_rle
+from samtune.write_polygons import corner_polygons
+from samtune.writers import Image, Target, Writer
+
+
+class Coco(Writer):
+    """Collects entries in unnamed temporary files, and makes the file of them at the end."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._path = target.take_annotations("coco", "json")
+        self._spools: tuple[IO[str], IO[str]] | None = None  # of images and annotations
+        self._id_of: dict[Path, int] = {}
+        self._file_names: set[str] = set()
+        self._annotation_count = 0
+
+    def plan(self, image: Path, results: Sequence[Result]) -> list[Path | None]:
+        """All masks go to one file."""
+        return [self._path] * len(results)
+
+    def write(
+        self, image: Path, pixels: Image, results: Sequence[Result], paths: Sequence[Path | None]
+    ) -> None:
+        """Note an image and its objects; an empty mask is no object."""
+        if self._spools is None:
+            self._spools = _spool(), _spool()
+        images, annotations = self._spools
+        if image not in self._id_of:
+            self._id_of[image] = len(self._id_of) + 1
+            height, width = pixels.shape[:2]
+            entry = {"id": self._id_of[image], "file_name": self._file_name(image)}
+            _append(images, {**entry, "width": width, "height": height})
+        for result in results:
+            if result.area:
+                self._annotation_count += 1
+                ids = {"id": self._annotation_count, "image_id": self._id_of[image]}
+                category = self.target.labels.index(result.label) + 1
+                _append(annotations, {**ids, "category_id": category, **_described(result)})
+
+    def close(self) -> None:
+        """Write coco.json of what has come so far; nothing if no image has."""
+        if self._spools is None:
+            return
+        about = {"description": "Made by samtune", "version": __version__}
+        categories = [
+            {"id": number, "name": label, "supercategory": ""}
+            for number, label in enumerate(self.target.labels, start=1)
+        ]
+        with (
+            self._spools[0] as images,
+            self._spools[1] as annotations,
+            atomic_write(self._path) as temporary,
+            temporary.open("w", encoding="ascii") as file,
+        ):
+            file.write(f'{{"info": {json.dumps(about)}, "licenses": [],\n"images": [')
+            _copy(images, file)
+            file.write('],\n"annotations": [')
+            _copy(annotations, file)
+            file.write(f'],\n"categories": {json.dumps(categories)}}}\n')
+
+    def _file_name(self, image: Path) -> str:
+        """Seen from coco.json's folder, or the name with as many folders as tell it apart."""
+        whole = image.resolve()
+        folder = self._path.parent.resolve()
+        name = whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else whole.name
+        for parent in whole.parents:
+            if name not in self._file_names:
+                break
+            name = f"{parent.name}/{name}"
+        self._file_names.add(name)
+        return name
+
+
+def _spool() -> IO[str]:
+    return tempfile.TemporaryFile("w+", encoding="ascii")
+
+
+def _append(spool: IO[str], entry: dict[str, Any]) -> None:
+    spool.write(json.dumps(entry) + "\n")
+
+
+def _copy(spool: IO[str], file: IO[str]) -> None:
+    spool.seek(0)
+    separator = "\n"
+    for line in spool:
+        file.write(separator + line.rstrip("\n"))
+        separator = ",\n"
+
+
+def _described(result: Result) -> dict[str, Any]:
+    polygons = corner_polygons(result.mask)
+    segmentation: list[list[float]] | dict[str, Any]
+    if any(polygon.holes for polygon in polygons):
+        height, width = result.mask.shape
+        segmentation = {"size": [height, width], "counts": encode_rle(result.mask)}
+    else:
+        segmentation = [polygon.exterior.ravel().tolist() for polygon in polygons]
+    return {
+        "segmentation": segmentation,
+        "area": result.area,
+        "bbox": result.bbox,
+        "iscrowd": 0,
+        "score": round(result.score, 4),
+    }
