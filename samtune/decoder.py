@@ -111,7 +111,10 @@ class FrozenDecoder(nn.Module):
         undecided[..., inside[0] + 1 :, :] = undecided[..., inside[1] + 1 :] = False
         prompt, cell = undecided.any(dim=1).flatten(1).nonzero(as_tuple=True)
         blocks = probes[..., None].expand(-1, -1, -1, 16).clone()
-        blocks[prompt, :, cell] = weights[prompt] @ self._upscale(cells[prompt, cell]).mT
+        exact = weights[prompt] @ self._upscale(cells[prompt, cell]).mT
+        # No mask depends on which others are asked for.
+        wanted = undecided.flatten(2)[prompt, :, cell][..., None]
+        blocks[prompt, :, cell] = torch.where(wanted, exact, blocks[prompt, :, cell])
         return self.assemble(blocks, grid)
 
     def _networks(self, tokens: Tensor, outputs: Tensor | None) -> Tensor:

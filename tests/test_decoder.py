@@ -201,18 +201,18 @@ def test_whole_masks_are_exact_but_for_cells_far_from_any_boundary(
     tokens, cells = 1.1 * draw(2, 7, CHANNELS), ramp * draw(2, 1, CHANNELS) + draw(1, 1, CHANNELS)
     exact = decoder.mask_blocks(tokens, cells, outputs)
     found = decoder.mask_logits(tokens, cells, outputs, (height, width), inside)
-    plain = torch.zeros(2, height, width, dtype=torch.bool)
+    plain = torch.zeros(2, outputs.shape[1], height, width, dtype=torch.bool)
     for prompt in range(2):
         for row in range(height):
             for column in range(width):
                 rows, columns = (slice(max(0, at - 1), at + 2) for at in (row, column))
                 first = exact[prompt, :, :, 0].view(-1, height, width)[:, rows, columns].flatten(1)
                 sides = (first >= 5).all(dim=1) | (first <= -5).all(dim=1)
-                plain[prompt, row, column] = sides.all()  # for every output that is wanted
-    plain[:, inside[0] + 1 :] = plain[:, :, inside[1] + 1 :] = True  # padding
+                plain[prompt, :, row, column] = sides
+    plain[..., inside[0] + 1 :, :] = plain[..., inside[1] + 1 :] = True  # padding
     assert 5 < plain.sum() < plain.numel() - 5  # both kinds are there
     coarse = exact[..., :1].expand(-1, -1, -1, 16)
-    expected = torch.where(plain.flatten(1)[:, None, :, None], coarse, exact)
+    expected = torch.where(plain.flatten(2)[..., None], coarse, exact)
     expected = decoder.assemble(expected, (height, width))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
