@@ -41,7 +41,7 @@ class PlainPLM(nn.Module):
 def mask_loss(
     logits: Tensor, estimates: Tensor, target: Tensor, valid: Tensor, temperature: float
 ) -> Tensor:
-    """20 · focal + dice of each mask, and the error of its predicted IoU, best masks first.
+    """2.5 · focal + dice of each mask, and the error of its predicted IoU, best masks first.
 
     Args:
         logits: (M, 256, 256).
@@ -54,11 +54,10 @@ def mask_loss(
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     right = probability * target + (1 - probability) * (1 - target)
-    balance = 0.25 * target + 0.75 * (1 - target)
-    focal = (balance * (1 - right) ** 2 * cross_entropy).mean(dim=1)
+    focal = ((1 - right) ** 2 * cross_entropy).mean(dim=1)
     overlap = (probability * target).sum(dim=1)
     dice = 1 - (2 * overlap + 1) / (probability.sum(dim=1) + target.sum(dim=1) + 1)
-    losses = 20 * focal + dice
+    losses = 2.5 * focal + dice
     found, true = logits > 0, target > 0.5
     iou = (found & true).sum(dim=1) / (found | true).sum(dim=1).clamp(min=1)
     weights = torch.softmax(-losses.detach() / temperature, dim=0)

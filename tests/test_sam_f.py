@@ -59,7 +59,7 @@ def test_prompts_of_all_forms_are_answered_in_their_order(tiny_sam, embedding):
 
 
 def loss(dataset, sam, weights):
-    """Mean of 20 · focal + dice over the objects, on all logits, straight from the files."""
+    """Mean of 2.5 · focal + dice over the objects, on all logits, straight from the files."""
     losses = []
     for pair in dataset.pairs:
         target = read_labels(pair.mask) > 0
