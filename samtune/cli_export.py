@@ -98,7 +98,7 @@ def _read_questions(name: str) -> list["Question"]:
     """Read what to compare on; a bad line is the end of it, as nothing is done yet."""
     from samtune.images import read_image
     from samtune.parity import Question
-    from samtune.prompts import parse_prompt_line
+    from samtune.prompt_text import parse_prompt_line
 
     questions: dict[Path, list[Question]] = {}  # those on one image in a row
     with open_lines(name) as lines:

@@ -218,7 +218,8 @@ def _given_prompts(
     points: list[str], negative_points: list[str], boxes: list[str]
 ) -> list["Prompt"]:
     """The prompts that the options make: one a box, or one of all points."""
-    from samtune.prompts import Prompt, parse_box, parse_point
+    from samtune.prompt_text import parse_box, parse_point
+    from samtune.prompts import Prompt
 
     def parsed(option: str, parse: Any, texts: list[str]) -> list[Any]:
         try:
@@ -321,7 +322,7 @@ def _answer_images(
 
 def _answer_lines(segmenter: "Segmenter", lines: BinaryIO) -> tuple[int, int]:
     """Answer prompt lines as they come; returns how many failed, of how many."""
-    from samtune.prompts import parse_prompt_line
+    from samtune.prompt_text import parse_prompt_line
 
     failed = all_of = 0
     with lines:

@@ -5,11 +5,8 @@ A prompt is points and at most one box, in pixels of the original image, as SAM 
 a pixel's centre. Nothing here knows about embeddings or torch; sam.py makes tokens of it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,9 +15,6 @@ import numpy.typing as npt
 from samtune.errors import PromptError
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
-_LINE_EXAMPLE = '{"image": "a.jpg", "points": [[120, 340]], "labels": [1]}'
-_LINE_KEYS = ("image", "points", "labels", "box")
-_LARGEST = 2.0**31  # pixels; float32 could not hold every number that Python can
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +111,6 @@ class Prompt:
             x0, y0, x1, y1 = self.box.tolist()
             if x0 < -0.5 or y0 < -0.5 or x1 > width or y1 > height:
                 raise PromptError(f"the box {_text(self.box)} reaches outside of {image}.")
-
-
-@dataclass(frozen=True, eq=False)
-class PromptLine:
-    """One line of a prompts file: an image, and which object in it."""
-
-    image: Path
-    prompt: Prompt
 
 
 def center_point(mask: npt.NDArray[np.bool_]) -> Prompt:
@@ -232,13 +218,33 @@ def box_around(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     return box
 
 
+def jitter_boxes(
+    boxes: npt.NDArray[np.float32], rng: np.random.Generator, amount: float = 0.1
+) -> npt.NDArray[np.float32]:
+    """Move each side of some boxes a little.
+
+    As in SAM's training: normal noise of a tenth of the box's width or height, here cut at
+    twice that, so that some area always remains.
+
+    Args:
+        boxes: (..., 4) x0, y0, x1, y1.
+        rng: source of randomness.
+        amount: standard deviation of the noise as a share of the box's side, below 0.25.
+
+    Returns:
+        (..., 4) float32.
+    """
+    if not 0 <= amount < 0.25:
+        raise ValueError(f"amount is at least 0 and below 0.25, not {amount}")
+    sides = np.tile(boxes[..., 2:] - boxes[..., :2], 2)
+    noise = np.clip(rng.normal(size=boxes.shape), -2, 2) * amount * sides
+    return (boxes + noise).astype(np.float32)
+
+
 def jittered_box(
     mask: npt.NDArray[np.bool_], rng: np.random.Generator, amount: float = 0.1
 ) -> npt.NDArray[np.float32]:
-    """The box of a mask as a user draws it: each side a little off.
-
-    As in SAM's training: normal noise of a tenth of the box's width or height, here cut at
-    twice that, so that some area always remains, and at the image's border.
+    """The box of a mask as a user draws it: each side a little off, and within the image.
 
     Args:
         mask: (H, W) bool with at least one pixel.
@@ -248,92 +254,10 @@ def jittered_box(
     Returns:
         (4,) float32 x0, y0, x1, y1.
     """
-    if not 0 <= amount < 0.25:
-        raise ValueError(f"amount is at least 0 and below 0.25, not {amount}")
-    box = box_around(mask)
-    sides = np.tile(box[2:] - box[:2], 2)
-    noise = np.clip(rng.normal(size=4), -2, 2) * amount * sides
+    box = jitter_boxes(box_around(mask), rng, amount)
     height, width = mask.shape
     most = np.array([width, height, width, height]) - 0.5
-    return np.clip(box + noise, -0.5, most).astype(np.float32)
-
-
-def parse_point(text: str) -> tuple[float, float]:
-    """Read a point from the shell.
-
-    Raises:
-        PromptError: not two finite numbers.
-
-    Example:
-        >>> parse_point("120,340")
-        (120.0, 340.0)
-    """
-    x, y = _numbers(text, "a point is two numbers x,y in pixels, for example 120,340", 2)
-    return x, y
-
-
-def parse_box(text: str) -> Box:
-    """Read a box from the shell.
-
-    Raises:
-        PromptError: not four finite numbers. Whether they span an area, Prompt checks.
-
-    Example:
-        >>> parse_box("10,20,110,95.5")
-        (10.0, 20.0, 110.0, 95.5)
-    """
-    x0, y0, x1, y1 = _numbers(
-        text, "a box is four numbers x0,y0,x1,y1 in pixels, for example 10,20,110,95", 4
-    )
-    return x0, y0, x1, y1
-
-
-def parse_prompt_line(text: str) -> PromptLine:
-    """Read one line of a prompts file.
-
-    Args:
-        text: a JSON object with the keys image, points, labels (1 for each point when left
-            out) and box; points or box may be left out.
-
-    Raises:
-        PromptError: says what is wrong with the line and what one looks like.
-
-    Example:
-        >>> parse_prompt_line('{"image": "a.jpg", "box": [10, 20, 110, 95]}').image.name
-        'a.jpg'
-    """
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"not a line of JSON ({error}): expected {_LINE_EXAMPLE}.") from error
-    if not isinstance(line, dict):
-        raise PromptError(f"not a JSON object: expected {_LINE_EXAMPLE}.")
-    unknown = [key for key in line if key not in _LINE_KEYS]
-    if unknown:
-        raise PromptError(f"unknown key {unknown[0]!r}: a line has {', '.join(_LINE_KEYS)}.")
-    image = line.get("image")
-    if not isinstance(image, str) or not image:
-        raise PromptError(f'"image" does not name a file: expected {_LINE_EXAMPLE}.')
-    points = []
-    if line.get("points") is not None:
-        expected = '"points" is a list of [x, y]'
-        points = [_json_numbers(p, expected, 2) for p in _json_list(line["points"], expected)]
-    given_labels = line.get("labels")
-    labels = [1] * len(points) if given_labels is None else given_labels
-    labels = _json_list(labels, '"labels" is a list of 1 and 0')
-    if any(type(label) is not int or label not in (0, 1) for label in labels):
-        raise PromptError(f'"labels" is a list of 1 and 0, one a point, not {labels!r:.80}.')
-    box = line.get("box")
-    return PromptLine(
-        image=Path(image),
-        prompt=Prompt(
-            points=np.array(points, dtype=np.float32).reshape(-1, 2),
-            labels=np.array(labels, dtype=np.int64),
-            box=None
-            if box is None
-            else np.array(_json_numbers(box, '"box" is [x0, y0, x1, y1]', 4), dtype=np.float32),
-        ),
-    )
+    return np.clip(box, -0.5, most).astype(np.float32)
 
 
 def _distance_to_border(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
@@ -348,32 +272,6 @@ def _distance_to_border(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
 def _points_at(pixels: npt.NDArray[np.intp] | np.intp, shape: tuple[int, ...]) -> Prompt:
     ys, xs = np.divmod(np.atleast_1d(pixels), shape[1])
     return Prompt.of(points=list(zip(xs.tolist(), ys.tolist(), strict=True)))
-
-
-def _numbers(text: str, expected: str, count: int) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count or not all(abs(n) < _LARGEST for n in numbers):
-        raise PromptError(f"{expected}, not {text!r}.")
-    return numbers
-
-
-def _json_list(value: Any, expected: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise PromptError(f"{expected}, not {value!r:.80}.")
-    return value
-
-
-def _json_numbers(value: Any, expected: str, count: int) -> list[float]:
-    numbers = _json_list(value, expected)
-    # bool is an int to Python, and NaN and 1e999 are numbers to its JSON reader.
-    if len(numbers) != count or not all(
-        type(number) in (int, float) and abs(number) < _LARGEST for number in numbers
-    ):
-        raise PromptError(f"{expected}, not {value!r:.80}.")
-    return numbers
 
 
 def _text(box: npt.NDArray[np.float32]) -> str:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from samtune.masks import DatasetObject
 from samtune.pmm import resample_contour
 from samtune.polygons import mask_to_polygons
-from samtune.prompts import box_around, center_point, sample_point
+from samtune.prompts import box_around, center_point, jitter_boxes, sample_point
 from samtune.sam import input_size
 
 BLOCK = 4  # logits on a side of a cell
@@ -194,9 +194,7 @@ def draw_prompts(
     if form != 2:
         return points, labels, None
     boxes = np.stack([one.box for one in batch])
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    noise = np.clip(rng.normal(size=boxes.shape), -2, 2) * 0.1 * sides
-    return points[:, :0], labels[:, :0], (boxes + noise).astype(np.float32)
+    return points[:, :0], labels[:, :0], jitter_boxes(boxes, rng)
 
 
 def _as_blocks(logits: NDArray[ScalarT]) -> NDArray[ScalarT]:

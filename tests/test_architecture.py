@@ -26,6 +26,7 @@ READING_ORDER = [
     "annotation_objects",
     "dataset",
     "prompts",
+    "prompt_text",
     "onnx_weights",
     "sources",
     "fetching",
