@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 import typer
 
 from samtune.cli_answers import Segmenter, Source
+from samtune.cli_formats import chosen_formats, class_labels, open_segment_writers
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -30,9 +31,7 @@ from samtune.errors import AdapterError, PromptError, SamtuneError
 if TYPE_CHECKING:
     from samtune.predictor import Predictor
     from samtune.prompts import Prompt
-    from samtune.results import Names
     from samtune.sam import Sam
-    from samtune.writers import Writer
 
 Refining = Literal["no", "where it helps", "always"]
 
@@ -145,12 +144,12 @@ def segment(
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
     given = _given_prompts(points or [], negative_points or [], boxes or [])
 
-    chosen = _chosen_formats(context, formats or ["png"])
-    labels = _labels(context, adapters or [], label)
+    chosen = chosen_formats(context, formats or ["png"])
+    labels = class_labels(context, adapters or [], label)
 
     lines = None if prompts is None else open_lines(prompts)
     check_writable(output / "mask.png")
-    names, writers = _open_writers(chosen, output, images, labels, overwrite, quiet)
+    names, writers = open_segment_writers(chosen, output, images, labels, overwrite, quiet)
     with Terminal(quiet) as terminal:
         sam = _open_sam(terminal, adapters or [], checkpoint, device)
         make = partial(_open_source, terminal, sam, refining, every_cell="npz" in chosen)
@@ -167,51 +166,6 @@ def segment(
         if all_of > 1 and not quiet:
             typer.echo(f"{failed} of {all_of} {things} failed.", err=True)
         raise typer.Exit(1)
-
-
-def _chosen_formats(context: typer.Context, texts: list[str]) -> list[str]:
-    """The names in --format, each once."""
-    from samtune.formats import FORMATS
-
-    names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",")))
-    for name in names:
-        if name not in FORMATS:
-            context.fail(f"--format {name or texts[0]} is none of {', '.join(FORMATS)}.")
-    return names
-
-
-def _labels(context: typer.Context, adapters: list[Path], label: str | None) -> list[str]:
-    """What each source calls its objects: adapters in order, or plain SAM."""
-    labels = [path.stem for path in adapters] or ["object"]
-    labels = labels if label is None else [label] * len(labels)
-    for name in labels:
-        if not name.strip() or not name.isprintable():
-            context.fail(f"{name!r} cannot name a class: give one in letters with --label NAME.")
-    return labels
-
-
-def _open_writers(
-    formats: list[str],
-    folder: Path,
-    images: list[Path],
-    labels: list[str],
-    overwrite: bool,
-    quiet: bool,
-) -> tuple["Names", dict[str, "Writer"]]:
-    from samtune.formats import open_writers
-    from samtune.results import Names
-    from samtune.writers import Target
-
-    said: set[str] = set()
-
-    def note(sentence: str) -> None:
-        if not quiet and sentence not in said:
-            typer.echo(sentence, err=True)
-        said.add(sentence)
-
-    names = Names(folder, keep=images)
-    target = Target(names, list(dict.fromkeys(labels)), overwrite, note)
-    return names, open_writers(formats, target)
 
 
 def _given_prompts(

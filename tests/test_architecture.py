@@ -74,6 +74,7 @@ READING_ORDER = [
     "formats",
     "console",
     "cli_answers",
+    "cli_formats",
     "cli_fit",
     "cli_check",
     "cli_segment",

@@ -1,0 +1,56 @@
+"""What `segment --format` and `--label` ask for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from samtune.results import Names
+    from samtune.writers import Writer
+
+
+def chosen_formats(context: typer.Context, texts: list[str]) -> list[str]:
+    """The names in --format, each once."""
+    from samtune.formats import FORMATS
+
+    names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            context.fail(f"--format {name or texts[0]} is none of {', '.join(FORMATS)}.")
+    return names
+
+
+def class_labels(context: typer.Context, adapters: list[Path], label: str | None) -> list[str]:
+    """What each source calls its objects: adapters in order, or plain SAM."""
+    labels = [path.stem for path in adapters] or ["object"]
+    labels = labels if label is None else [label] * len(labels)
+    for name in labels:
+        if not name.strip() or not name.isprintable():
+            context.fail(f"{name!r} cannot name a class: give one in letters with --label NAME.")
+    return labels
+
+
+def open_segment_writers(
+    formats: list[str],
+    folder: Path,
+    images: list[Path],
+    labels: list[str],
+    overwrite: bool,
+    quiet: bool,
+) -> tuple["Names", dict[str, "Writer"]]:
+    """Open a writer for each format; what one cannot hold is said once, on stderr."""
+    from samtune.formats import open_writers
+    from samtune.results import Names
+    from samtune.writers import Target
+
+    said: set[str] = set()
+
+    def note(sentence: str) -> None:
+        if not quiet and sentence not in said:
+            typer.echo(sentence, err=True)
+        said.add(sentence)
+
+    names = Names(folder, keep=images)
+    target = Target(names, list(dict.fromkeys(labels)), overwrite, note)
+    return names, open_writers(formats, target)
