@@ -284,12 +284,23 @@ def _report(result: "FitResult", path: Path, sam: "Sam") -> str:
             "",
             table([f"held out: {count(base.objects, 'object')}", "IoU", "oracle"], rows),
             "mean % for one click in the middle of each; oracle: the best of SAM's masks",
+            _gain_in_words(result),
             "",
             trainable,
             f"time: {phases}; {result.objects_per_second:.1f} objects/s in training{ended}",
             f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)",
         ]
     )
+
+
+def _gain_in_words(result: "FitResult") -> str:
+    gain, interval = result.gain, result.gain.interval
+    words = f"{100 * gain.mean:+.1f} points on plain SAM"
+    if interval is None:
+        return f"{words}; one held-out image cannot tell whether it is so on others"
+    low, high = (f"{100 * end:+.1f}" for end in interval)
+    words += f", {low} to {high} with other images like these (95 %): {gain.verdict}"
+    return words if gain.verdict != "no clear difference" else f"{words}; hold out more to know"
 
 
 def _explain_failure(result: "FitResult", path: Path, output: Path, kept: bool) -> None:
@@ -335,6 +346,8 @@ def _summary(result: "FitResult", path: Path, train_images: int, val_images: int
         "adapter_iou": result.adapted.iou,
         "adapter_oracle_iou": result.adapted.oracle_iou,
         "refined_iou": result.adapted.refined_iou,
+        "gain_interval": result.gain.interval,
+        "verdict": result.gain.verdict,
         "parameters": result.adapter.parameters(),
         "objects_per_second": result.objects_per_second,
         "seconds": result.seconds,

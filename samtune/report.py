@@ -29,7 +29,7 @@ from samtune.sam_f import fit_sam_f
 from samtune.sensitivity import grid_of_clicks, in_object_and_ring, score_clicks
 from samtune.sensitivity_map import Panel, draw_sensitivity
 from samtune.stages import Stages, peak_memory
-from samtune.summaries import by_image, by_object, by_size, center_iou, summarize, verdict
+from samtune.summaries import Gain, by_image, by_object, by_size, center_iou, summarize
 
 SHOWN = 20  # worst, and best, objects shown as pictures
 _MAPPED = (0.1, 0.5, 0.9)  # which objects get a sensitivity map: quantiles of their IoU
@@ -187,7 +187,7 @@ def _about_sources(
     return [
         {
             "name": one.name,
-            "verdict": verdict(one.scores, base, images) if one.is_adapter else None,
+            "verdict": Gain.over(base, one.scores, images).verdict if one.is_adapter else None,
             "prompts": {kind: summarize(one.scores, base, kind, images) for kind in ALL_KINDS},
             "sizes": by_size(dataset, one.scores, image_size),
         }

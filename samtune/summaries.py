@@ -1,7 +1,7 @@
 """From scores of single objects to what a report says of many: means, intervals, verdicts."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -50,16 +50,36 @@ def summarize(
     return found
 
 
-def verdict(
-    scores: Sequence[ObjectScores], base: Sequence[ObjectScores], groups: Sequence[int]
-) -> str:
-    """Whether an adapter beats plain SAM at the centre click beyond the luck of the images."""
-    gains = [center_iou(one) - center_iou(plain) for one, plain in zip(scores, base, strict=True)]
-    interval = bootstrap_interval(gains, groups)
-    if interval is None:
-        return "too few images to tell"
-    low, high = interval
-    return "better" if low > 0 else "worse" if high < 0 else "no clear difference"
+@dataclass(frozen=True)
+class Gain:
+    """What an adapter wins over plain SAM at the centre click, fractions from -1 to 1.
+
+    Attributes:
+        mean: of the objects' differences in IoU.
+        interval: where that mean lies with other images, in 95 of 100 cases; None for one image.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+
+    @classmethod
+    def over(
+        cls,
+        base: Sequence[ObjectScores],
+        scores: Sequence[ObjectScores],
+        groups: Sequence[int],
+    ) -> "Gain":
+        """Compare scores with plain SAM's on the same objects; groups: each one's image."""
+        gains = [center_iou(one) - center_iou(was) for one, was in zip(scores, base, strict=True)]
+        return cls(float(np.mean(gains)), bootstrap_interval(gains, groups))
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is more than the luck of which images were at hand."""
+        if self.interval is None:
+            return "too few images to tell"
+        low, high = self.interval
+        return "better" if low > 0 else "worse" if high < 0 else "no clear difference"
 
 
 def by_size(

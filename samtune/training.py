@@ -16,7 +16,7 @@ from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.config import FitConfig
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.evaluation import Scores, evaluate
+from samtune.evaluation import Scores, score_objects
 from samtune.images import read_image
 from samtune.learner import EncodedImages
 from samtune.pairs import Pair
@@ -24,6 +24,7 @@ from samtune.predictor import Predictor
 from samtune.resume import read_state, write_state
 from samtune.run import Progress, TrainingRun
 from samtune.sam import Sam
+from samtune.summaries import Gain
 from samtune.supervision import Supervision
 
 
@@ -35,6 +36,7 @@ class FitResult:
         adapter: the best weights, with their description.
         base: held-out scores of plain SAM.
         adapted: held-out scores of the adapter, refined ones included.
+        gain: of the adapter over plain SAM, with its interval.
         objects_per_second: in training, validation left out.
         seconds: of the phases "encode" and "train", and "total".
         val_curve: (objects seen, held-out IoU) at each look.
@@ -44,6 +46,7 @@ class FitResult:
     adapter: Adapter
     base: Scores
     adapted: Scores
+    gain: Gain
     objects_per_second: float
     seconds: dict[str, float]
     val_curve: tuple[tuple[int, float], ...]
@@ -127,14 +130,16 @@ def fit(
             },
         )
     )
-    base, adapted = evaluate(
+    scores = score_objects(
         val,
         sam,
         [Predictor(sam), Predictor(sam, adapter)],
         cache,
-        thorough=False,
+        kinds=("center",),
+        boundary=False,
         on_progress=lambda done, total: on_progress(Progress("score", done, total)),
     )
+    base, adapted = map(Scores.mean, scores)
     adapter = replace(adapter, info=_with_scores(adapter.info, base, adapted))
     state_path.unlink(missing_ok=True)
     ended = time.monotonic()
@@ -142,6 +147,7 @@ def fit(
         adapter=adapter,
         base=base,
         adapted=adapted,
+        gain=Gain.over(scores[0], scores[1], [thing.image_index for thing in val.objects]),
         objects_per_second=run.objects_per_second,
         seconds={
             "encode": encoded - started,

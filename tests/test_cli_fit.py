@@ -16,6 +16,7 @@ from PIL import Image
 import samtune.training
 from samtune.adapter import Adapter, read_info
 from samtune.rle import encode_rle
+from samtune.summaries import Gain
 
 
 @pytest.fixture(autouse=True)
@@ -108,11 +109,33 @@ def test_json_is_a_summary_with_scores_as_fractions(base_iou, toy_dataset):
     for name in ("base_oracle_iou", "adapter_iou", "adapter_oracle_iou", "refined_iou"):
         assert 0 < summary[name] < 1
     assert summary["base_iou"] == 0.0
+    low, high = summary["gain_interval"]
+    assert -1 <= low <= high <= 1
     assert summary["objects_per_second"] > 0
     seconds = summary["seconds"]
     assert seconds["encode"] + seconds["train"] <= seconds["total"]
     scores = read_info(Path("out/a.safetensors")).scores
     assert summary["adapter_iou"] == scores["adapter_iou"]
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((0.02, 0.09), "+5.0 points on plain SAM, +2.0 to +9.0 with other images like these (95 %"),
+        ((-0.01, 0.09), "no clear difference; hold out more to know"),
+        ((-0.04, -0.01), "-4.0 to -1.0 with other images like these (95 %): worse"),
+        (None, "one held-out image cannot tell"),
+    ],
+)
+def test_how_sure_the_gain_is_stands_below_the_scores(
+    base_iou, toy_dataset, monkeypatch, interval, words
+):
+    base_iou(0.0)
+    fit, gain = samtune.training.fit, Gain(mean=0.05, interval=interval)
+    monkeypatch.setattr(
+        samtune.training, "fit", lambda *given, **named: replace(fit(*given, **named), gain=gain)
+    )
+    assert words in run("fit", toy_dataset, "--epochs", 1).stdout
 
 
 def test_without_pmm_there_is_no_refined_score(base_iou, toy_dataset):

@@ -7,7 +7,7 @@ from samtune.dataset import Dataset
 from samtune.evaluation import AnswerScores, ObjectScores
 from samtune.masks import DatasetObject, LabelReading
 from samtune.pairs import Pair
-from samtune.summaries import by_size, summarize, verdict
+from samtune.summaries import Gain, by_size, summarize
 
 
 def scores(*values, kind="center"):
@@ -45,11 +45,13 @@ def test_objects_without_a_prompt_of_a_kind_are_left_out():
 def test_a_verdict_needs_the_whole_interval_on_one_side(gains, expected):
     base = scores(*[0.5] * len(gains))
     adapted = scores(*(0.5 + gain for gain in gains))
-    assert verdict(adapted, base, groups=range(len(gains))) == expected
+    assert Gain.over(base, adapted, groups=range(len(gains))).verdict == expected
 
 
 def test_one_image_gives_no_verdict_however_many_objects_are_in_it():
-    assert verdict(scores(0.9, 0.9), scores(0.1, 0.1), groups=[0, 0]) == "too few images to tell"
+    gain = Gain.over(scores(0.1, 0.1), scores(0.9, 0.9), groups=[0, 0])
+    assert gain.verdict == "too few images to tell"
+    assert gain.mean == pytest.approx(0.8)
 
 
 def test_sizes_are_those_of_the_frame_that_sam_sees(tmp_path):

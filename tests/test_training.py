@@ -85,6 +85,10 @@ def test_an_adapter_learns_a_task_that_plain_sam_cannot_do(run):
     result = run(replace(QUICK, objects=300, learning_rate=3e-3, warmup_objects=20, pmm=False))
     assert result.better
     assert result.adapted.iou > result.base.oracle_iou + 0.2
+    assert result.gain.mean == pytest.approx(result.adapted.iou - result.base.iou)
+    low, high = result.gain.interval
+    assert low <= result.gain.mean <= high
+    assert result.gain.verdict == "better"
     assert result.stopped == "finished"
 
 
