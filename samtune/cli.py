@@ -5,6 +5,8 @@ A command parses, calls the library, and prints; the large ones have a file each
 
 import io
 import sys
+import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -106,9 +108,15 @@ def info(
         if key in scores:
             rows.append([title, f"{percent(scores[key])} %"])
     rows.append(["refining", "helps" if about.refine_helps else "does not help"])
-    rows.append(["settings", ", ".join(f"{key} {value}" for key, value in about.settings.items())])
+    given = (f"{key} {value}" for key, value in about.settings.items() if value is not None)
+    rows += [["settings" if not n else "", line] for n, line in enumerate(_wrapped(given))]
     width = max(len(title) for title, _ in rows)
     typer.echo("\n".join(f"{title.ljust(width)}  {value}" for title, value in rows))
+
+
+def _wrapped(words: Iterable[str]) -> list[str]:
+    """Words with commas between them, in lines of a terminal's width."""
+    return textwrap.wrap(", ".join(words), 60, break_long_words=False)
 
 
 @checkpoints.command("list")

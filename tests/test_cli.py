@@ -79,6 +79,7 @@ def test_info_says_what_an_adapter_is(tiny_sam, tmp_path):
     assert "held-out IoU 78.9 % refined 80.0 % plain SAM 56.6 %" in words
     assert "refining helps" in words
     assert "epochs 3" in words
+    assert max(map(len, result.stdout.splitlines())) < 80  # a terminal's width
 
 
 def test_info_as_json_holds_scores_as_fractions(tiny_sam, tmp_path):
