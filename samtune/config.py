@@ -14,7 +14,7 @@ class FitConfig:
     method: str = "plm"  # the Prompt Learning Module; the only one so far
     seed: int = 0
     epochs: int | None = None  # passes over the training objects; None: `objects` decides
-    objects: int = 5000  # objects seen in training when `epochs` does not say
+    objects: int = 3000  # objects seen in training when `epochs` does not say
     max_minutes: float | None = None  # stop training after so long, keeping the best
     val_fraction: float = 0.2  # share of the images held out when no folder is given
     batch_size: int = 2  # objects a step; one alone is slower for each, more are no faster

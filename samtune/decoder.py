@@ -8,6 +8,7 @@ the whole is a matrix product over cells. `tests/test_decoder.py` holds all this
 segment-anything's own forward.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from samtune.two_way import two_way
 
 _PLAIN = 5.0  # logits beyond it, all around, are far from a boundary (benchmarks/README.md)
+_DIAGONAL = (0, 3)  # of 2×2, and of each again 2×2: with two, no boundary slips between them
 
 
 class FrozenDecoder(nn.Module):
@@ -87,10 +89,10 @@ class FrozenDecoder(nn.Module):
     ) -> Tensor:
         """Decode whole masks, without the cells that are plainly on or off the object.
 
-        Of every cell one of its 16 logits is decoded. Where this and those of the cells around
-        are all beyond ±5, the cell keeps it for all 16: it is far from any boundary, as are
-        those in the padding. Each logit near a boundary is exact, so that the mask is the same at
-        any size it is brought to.
+        Of every cell the four logits on the diagonal of its block are decoded. Where these and
+        those of the cells around are all beyond 5, or all below -5, the cell keeps the first for
+        all 16: it is far from any boundary, as are those in the padding. Each logit near a
+        boundary is exact, so that the mask is the same at any size it is brought to.
 
         Args:
             tokens: (B, T, C) from `attend`.
@@ -103,14 +105,16 @@ class FrozenDecoder(nn.Module):
             (B, M, 4h, 4w) logits.
         """
         weights = self._networks(tokens, outputs)
-        probes = (self._upscale(cells, parts=1).squeeze(2) @ weights.transpose(1, 2)).mT
-        around = probes.view(*probes.shape[:2], *grid)
-        highest, lowest = F.max_pool2d(around, 3, 1, 1), -F.max_pool2d(-around, 3, 1, 1)
-        undecided = (highest > -_PLAIN) & (lowest < _PLAIN)
+        probes = self._upscale(cells, _DIAGONAL) @ weights[:, None].mT  # (B, N, 4, M)
+        highest, lowest = (
+            F.max_pool2d(side.mT.reshape(len(side), -1, *grid), 3, 1, 1)
+            for side in (probes.amax(dim=2), -probes.amin(dim=2))
+        )
+        undecided = (highest > -_PLAIN) & (lowest > -_PLAIN)
         # Resizing takes a little of the first logits behind the image's edge.
         undecided[..., inside[0] + 1 :, :] = undecided[..., inside[1] + 1 :] = False
         prompt, cell = undecided.any(dim=1).flatten(1).nonzero(as_tuple=True)
-        blocks = probes[..., None].expand(-1, -1, -1, 16).clone()
+        blocks = probes[:, :, 0].mT[..., None].repeat(1, 1, 1, 16)
         exact = weights[prompt] @ self._upscale(cells[prompt, cell]).mT
         # No mask depends on which others are asked for.
         wanted = undecided.flatten(2)[prompt, :, cell][..., None]
@@ -125,8 +129,8 @@ class FrozenDecoder(nn.Module):
             return weights
         return weights.gather(1, outputs[..., None].expand(-1, -1, weights.shape[-1]))
 
-    def _upscale(self, cells: Tensor, parts: int = 4) -> Tensor:
-        """(..., C) cells to (..., parts², 32) features: of the first parts of 2×2, twice."""
+    def _upscale(self, cells: Tensor, parts: Sequence[int] = range(4)) -> Tensor:
+        """(..., C) cells to (..., parts², 32) features: of some parts of 2×2, twice."""
         first, norm, _, second, _ = self.layers.output_upscaling
         half = _upscale_by_two(cells, first, parts)
         half = F.gelu(F.layer_norm(half, norm.weight.shape, norm.weight, norm.bias, norm.eps))
@@ -144,11 +148,11 @@ class FrozenDecoder(nn.Module):
         return self.layers.iou_prediction_head(tokens[:, 0])  # type: ignore[no-any-return]
 
 
-def _upscale_by_two(cells: Tensor, convolution: Any, parts: int) -> Tensor:
+def _upscale_by_two(cells: Tensor, convolution: Any, parts: Sequence[int]) -> Tensor:
     """A transposed convolution with stride = kernel = 2 as one matrix product.
 
-    (..., in) to (..., parts, out): of each cell the first `parts` of its 2×2, row by row.
+    (..., in) to (..., parts, out): of each cell some of its 2×2, which count row by row.
     """
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 1)[:parts].flatten(0, 1)
-    bias = convolution.bias.repeat(parts)
-    return F.linear(cells, weight, bias).view(*cells.shape[:-1], parts, convolution.out_channels)
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 1)[list(parts)].flatten(0, 1)
+    bias, out = convolution.bias.repeat(len(parts)), convolution.out_channels
+    return F.linear(cells, weight, bias).view(*cells.shape[:-1], len(parts), out)
