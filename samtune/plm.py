@@ -94,7 +94,10 @@ def _gather_normed(queries: Tensor, cells: Tensor, pe: Tensor) -> Tensor:
     Returns:
         (B, Q, C) mixed cells.
     """
-    variance, mean = torch.var_mean(cells, dim=2, correction=0)
+    # torch.var_mean takes ten times as long.
+    mean = cells.mean(dim=2)
+    squares = torch.linalg.vector_norm(cells, dim=2).square() / cells.shape[2]
+    variance = (squares - mean.square()).clamp(min=0)
     scale, mean = torch.rsqrt(variance + _NORM_EPS)[:, None], mean[:, None]
     asked = queries.reshape(cells.shape[0], -1, cells.shape[-1])
     scores = asked @ cells.transpose(1, 2) - asked.sum(dim=2, keepdim=True) * mean
