@@ -17,6 +17,7 @@ from samtune.console import (
     ObjectsOption,
     QuietOption,
     Terminal,
+    check_adapters,
     check_writable,
     count,
     open_sam,
@@ -57,7 +58,7 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Score plain SAM and adapters on images with masks or annotations."""
-    from samtune.adapter import Adapter, read_info
+    from samtune.adapter import Adapter
     from samtune.embeddings import EmbeddingCache
     from samtune.evaluation import evaluate
     from samtune.predictor import Predictor
@@ -65,8 +66,7 @@ def evaluate(
     from samtune.stages import Stages
 
     paths = adapters or []
-    for path in paths:
-        read_info(path)  # whether it is an adapter at all: before a checkpoint is fetched
+    check_adapters(paths)
     files = None if report is None else (report / "report.html", report / "report.json")
     for file in files or ():
         check_writable(file)

@@ -13,6 +13,7 @@ from samtune.console import (
     JsonOption,
     QuietOption,
     Terminal,
+    check_adapters,
     count,
     open_sam,
     print_json,
@@ -51,12 +52,12 @@ def export(
     tools which take SAM take it), model.yaml for AnyLabeling and X-AnyLabeling, and parity.json.
     They are compared with torch first; if they differ, nothing is written.
     """
-    from samtune.adapter import Adapter, read_info
+    from samtune.adapter import Adapter
     from samtune.export import DECODER, ENCODER, MODEL, PARITY, export_onnx
     from samtune.parity import drawn_questions, require_onnxruntime
 
     started = time.monotonic()
-    read_info(adapter)  # whether it is an adapter at all: before a checkpoint is fetched
+    check_adapters([adapter])
     require_onnxruntime()
     questions = drawn_questions() if prompts is None else _read_questions(prompts)
     with Terminal(quiet) as terminal:

@@ -1,14 +1,14 @@
 """`samtune fit`: from a folder of masks to an adapter."""
 
 import contextlib
-import shlex
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
 from samtune.config import FitConfig
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -22,14 +22,12 @@ from samtune.console import (
     Terminal,
     check_writable,
     count,
-    duration,
     open_sam,
     percent,
     print_json,
     read_data,
-    table,
 )
-from samtune.errors import DatasetError, SamtuneError
+from samtune.errors import DatasetError
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
@@ -136,13 +134,13 @@ def fit(
     path = output if kept else output.with_name(f"{output.stem}.rejected.safetensors")
     result.adapter.save(path)
     if as_json:
-        print_json(_summary(result, path, len(train.pairs), len(held_out.pairs)))
+        print_json(summary(result, path, len(train.pairs), len(held_out.pairs)))
     else:
-        typer.echo(_report(result, path, sam))
+        typer.echo(scores_in_words(result, path, sam))
     if not result.better:
-        _explain_failure(result, path, output, kept)
+        explain_failure(result, path, output, kept)
     if not as_json:
-        typer.echo(f"next: {_next_command(path, held_out, checkpoint)}")
+        typer.echo(f"next: {next_command(path, held_out, checkpoint)}")
 
 
 def _read_data(
@@ -261,95 +259,3 @@ def _explained_interruption(state: Path) -> Iterator[None]:
             hint = "training had nothing to save yet; images that were encoded stay in the cache"
         typer.echo(f"Interrupted: {hint}.", err=True)
         raise typer.Exit(130) from error
-
-
-def _report(result: "FitResult", path: Path, sam: "Sam") -> str:
-    base, adapted, pmm = result.base, result.adapted, result.adapter.pmm
-    rows = [
-        ["plain SAM", percent(base.iou), percent(base.oracle_iou)],
-        ["adapter", percent(adapted.iou), percent(adapted.oracle_iou)],
-    ]
-    if pmm is not None:
-        rows.append(["adapter, refined", percent(adapted.refined_iou), "–"])
-    trained = result.adapter.parameters()
-    everything = trained + sum(parameter.numel() for parameter in sam.parameters())
-    trainable = f"trainable: {trained:,} of {everything:,} parameters"
-    trainable += f" ({100 * trained / everything:.1f} %)"
-    if pmm is not None:
-        trainable += f", and {sum(p.numel() for p in pmm.parameters()):,} for refining"
-    phases = ", ".join(f"{phase} {duration(taken)}" for phase, taken in result.seconds.items())
-    ended = "" if result.stopped == "finished" else f"; ended early: {result.stopped}"
-    return "\n".join(
-        [
-            "",
-            table([f"held out: {count(base.objects, 'object')}", "IoU", "oracle"], rows),
-            "mean % for one click in the middle of each; oracle: the best of SAM's masks",
-            _gain_in_words(result),
-            "",
-            trainable,
-            f"time: {phases}; {result.objects_per_second:.1f} objects/s in training{ended}",
-            f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)",
-        ]
-    )
-
-
-def _gain_in_words(result: "FitResult") -> str:
-    gain, interval = result.gain, result.gain.interval
-    words = f"{100 * gain.mean:+.1f} points on plain SAM"
-    if interval is None:
-        return f"{words}; one held-out image cannot tell whether it is so on others"
-    low, high = (f"{100 * end:+.1f}" for end in interval)
-    words += f", {low} to {high} with other images like these (95 %): {gain.verdict}"
-    return words if gain.verdict != "no clear difference" else f"{words}; hold out more to know"
-
-
-def _explain_failure(result: "FitResult", path: Path, output: Path, kept: bool) -> None:
-    """Say that the adapter is no better than plain SAM; an error unless it is kept."""
-    compared = (
-        f"the adapter is not better than plain SAM on the "
-        f"{count(result.base.objects, 'held-out object')} "
-        f"(IoU {percent(result.adapted.iou)}, plain SAM {percent(result.base.iou)})"
-    )
-    if kept:
-        typer.echo(f"Warning: {compared}; kept all the same (--force).", err=True)
-        return
-    raise SamtuneError(
-        f"{compared}, so it went to {path} and not to {output}. Try more images, or more --epochs, "
-        "and check that the masks show one kind of object (--class, --objects); --force keeps it."
-    )
-
-
-def _next_command(path: Path, held_out: "Dataset", checkpoint: str) -> str:
-    """A command that shows the adapter on a held-out image."""
-    from samtune.prompts import center_point
-
-    thing = held_out.objects[0]
-    x, y = center_point(thing.mask()).points[0].tolist()
-    words = ["samtune", "segment", str(held_out.pairs[thing.image_index].image)]
-    words += ["--point", f"{x:g},{y:g}", "--adapter", str(path), "--overlay"]
-    words += [] if checkpoint == DEFAULT_CHECKPOINT else ["--checkpoint", checkpoint]
-    return shlex.join(words)
-
-
-def _summary(result: "FitResult", path: Path, train_images: int, val_images: int) -> dict[str, Any]:
-    """What --json prints; scores are fractions from 0 to 1."""
-    return {
-        "adapter": str(path),
-        "method": result.adapter.info.method,
-        "better": result.better,
-        "train_images": train_images,
-        "train_objects": result.adapter.info.data["train_objects"],
-        "val_images": val_images,
-        "val_objects": result.base.objects,
-        "base_iou": result.base.iou,
-        "base_oracle_iou": result.base.oracle_iou,
-        "adapter_iou": result.adapted.iou,
-        "adapter_oracle_iou": result.adapted.oracle_iou,
-        "refined_iou": result.adapted.refined_iou,
-        "gain_interval": result.gain.interval,
-        "verdict": result.gain.verdict,
-        "parameters": result.adapter.parameters(),
-        "objects_per_second": result.objects_per_second,
-        "seconds": result.seconds,
-        "stopped": result.stopped,
-    }

@@ -15,6 +15,7 @@ from samtune.console import (
     JsonOption,
     QuietOption,
     Terminal,
+    check_adapters,
     check_writable,
     count,
     open_sam,
@@ -65,7 +66,7 @@ def refine(
     pixels (after scaling the image's long side to 1024) stay as they are. Writes a mask with the
     same numbers.
     """
-    from samtune.adapter import Adapter, read_info
+    from samtune.adapter import Adapter
     from samtune.embeddings import EmbeddingCache
     from samtune.images import read_image, write_png
     from samtune.polygons import polygons_to_mask
@@ -73,7 +74,7 @@ def refine(
 
     started = time.monotonic()
     output = output or mask.with_name(f"{mask.stem}.refined.png")
-    read_info(adapter)  # whether it is an adapter at all: before a checkpoint is fetched
+    check_adapters([adapter])
     labels, objects = _read_objects(mask)
     pixels = read_image(image)
     if labels.shape != pixels.shape[:2]:

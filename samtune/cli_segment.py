@@ -21,6 +21,7 @@ from samtune.console import (
     JsonOption,
     QuietOption,
     Terminal,
+    check_adapters,
     check_writable,
     open_sam,
     print_json,
@@ -150,8 +151,9 @@ def segment(
     lines = None if prompts is None else open_lines(prompts)
     check_writable(output / "mask.png")
     names, writers = open_segment_writers(chosen, output, images, labels, overwrite, quiet)
+    check_adapters(adapters or [])
     with Terminal(quiet) as terminal:
-        sam = _open_sam(terminal, adapters or [], checkpoint, device)
+        sam = open_sam(terminal, checkpoint, device)
         make = partial(_open_source, terminal, sam, refining, every_cell="npz" in chosen)
         paths: list[Path | None] = [*adapters] if adapters else [None]
         sources = [make(path, label) for path, label in zip(paths, labels, strict=True)]
@@ -203,14 +205,6 @@ def open_lines(name: str) -> BinaryIO:
         raise PromptError(
             f"{name} cannot be read ({error.strerror}): give a file of prompts, or - for stdin."
         ) from error
-
-
-def _open_sam(terminal: Terminal, adapters: list[Path], checkpoint: str, device: str) -> "Sam":
-    from samtune.adapter import read_info
-
-    for path in adapters:
-        read_info(path)  # whether it is an adapter at all: before a checkpoint is fetched
-    return open_sam(terminal, checkpoint, device)
 
 
 def _open_source(

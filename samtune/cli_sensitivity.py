@@ -16,6 +16,7 @@ from samtune.console import (
     ObjectsOption,
     QuietOption,
     Terminal,
+    check_adapters,
     check_writable,
     count,
     open_sam,
@@ -73,7 +74,7 @@ def sensitivity(
 
     Where the mask holds several objects, each click is compared with the one that it is in.
     """
-    from samtune.adapter import Adapter, read_info
+    from samtune.adapter import Adapter
     from samtune.embeddings import EmbeddingCache
     from samtune.images import read_image, write_image
     from samtune.predictor import Predictor
@@ -83,8 +84,7 @@ def sensitivity(
     started = time.monotonic()
     output = Path(f"{image.stem}.sensitivity.png") if output is None else output
     paths = adapters or []
-    for path in paths:
-        read_info(path)  # whether it is an adapter at all: before a checkpoint is fetched
+    check_adapters(paths)
     pixels = read_image(image)
     targets = _read_targets(mask, image, (pixels.shape[0], pixels.shape[1]), class_id, objects)
     if output.resolve() in {path.resolve() for path in (image, mask, *paths)}:

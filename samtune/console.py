@@ -276,6 +276,18 @@ def read_data(
     return dataset
 
 
+def check_adapters(paths: Sequence[Path]) -> None:
+    """Make sure that files are adapters at all, before a checkpoint is fetched for them.
+
+    Raises:
+        AdapterError: one of them is not.
+    """
+    from samtune.adapter import read_info
+
+    for path in paths:
+        read_info(path)
+
+
 def open_sam(terminal: Terminal, checkpoint: str, device: str) -> "Sam":
     """Load the frozen model of --checkpoint on --device.
 

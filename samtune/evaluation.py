@@ -106,25 +106,22 @@ def evaluate(
     predictors: Sequence[Predictor],
     cache: EmbeddingCache,
     *,
-    thorough: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Scores]:
-    """Score several predictors on the same objects; each image is encoded once.
+    """Score several predictors at the centre and at random clicks; each image is encoded once.
 
     Args:
         dataset: the objects.
         sam: the frozen model of all predictors.
         predictors: plain SAM, adapters.
         cache: where embeddings are kept.
-        thorough: also try random clicks and measure Boundary IoU.
         on_progress: called with the number of images done and of all.
 
     Returns:
         Mean scores of each predictor.
     """
-    kinds: tuple[PromptKind, ...] = ("center", "random") if thorough else ("center",)
     scores = score_objects(
-        dataset, sam, predictors, cache, kinds=kinds, boundary=thorough, on_progress=on_progress
+        dataset, sam, predictors, cache, kinds=("center", "random"), on_progress=on_progress
     )
     return [Scores.mean(one) for one in scores]
 

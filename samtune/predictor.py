@@ -134,8 +134,9 @@ class Predictor:
         if self.every_cell:
             low_res_logits = decoder.assemble(decoder.mask_blocks(tokens, cells, outputs), grid)
         else:
-            inside = embedding.reached_cells(sam.image_size)
-            low_res_logits = decoder.mask_logits(tokens, cells, outputs, grid, inside)
+            low_res_logits = decoder.mask_logits(
+                tokens, cells, outputs, grid, embedding.reached_cells
+            )
         masks = upscale_masks(
             low_res_logits, sam.image_size, embedding.input_size, embedding.original_size
         )

@@ -70,7 +70,7 @@ def _moved(
     """The contour after as many rounds as leave it simple."""
     if not is_large(contour, embedding):
         return contour
-    to_input, side = _to_input(embedding), _padded_side(embedding)
+    to_input, side = _to_input(embedding), embedding.padded_side
     height, width = embedding.original_size
     most = np.array([width, height], dtype=np.float32) - 0.5
     for _ in range(rounds):
@@ -88,8 +88,3 @@ def _to_input(embedding: Embedding) -> NDArray[np.float32]:
     """(2,) factors for x and y from the original image to the input frame."""
     (height, width), frame = embedding.original_size, embedding.input_size
     return np.array([frame[1] / width, frame[0] / height], dtype=np.float32)
-
-
-def _padded_side(embedding: Embedding) -> int:
-    """The padded square's side in pixels: as long as the input's long side."""
-    return max(embedding.input_size)

@@ -78,10 +78,16 @@ class Embedding:
     original_size: tuple[int, int]
     input_size: tuple[int, int]
 
-    def reached_cells(self, image_size: int) -> tuple[int, int]:
+    @property
+    def padded_side(self) -> int:
+        """The padded square's side in pixels: as long as the input's long side."""
+        return max(self.input_size)
+
+    @property
+    def reached_cells(self) -> tuple[int, int]:
         """(rows, columns) of cells that the image reaches; the others are all padding."""
         rows, columns = (
-            -(-length * count // image_size)  # rounded up
+            -(-length * count // self.padded_side)  # rounded up
             for length, count in zip(self.input_size, self.features.shape[-2:], strict=True)
         )
         return rows, columns

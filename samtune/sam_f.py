@@ -51,9 +51,8 @@ class SamF(Predictor):
     ) -> list[Prediction]:
         """As Predictor's; there is nothing to refine with."""
         sam, decoder = self.sam, self.sam.decoder
-        tokens = sam.encode_prompts(prompts, embedding.original_size)
         outputs = torch.tensor(_THREE, device=sam.device).expand(len(prompts), -1)
-        tokens, cells = decoder.attend(features, sam.image_pe, tokens, sam.no_mask)
+        tokens, cells = self._attend(embedding, features, prompts)
         three = decoder.mask_blocks(tokens, cells, outputs)
         weights = torch.tensor(self.weights, device=sam.device)
         mixed = torch.einsum("bmnc,m->bnc", three, weights)[:, None]

@@ -75,6 +75,7 @@ READING_ORDER = [
     "console",
     "cli_answers",
     "cli_formats",
+    "cli_fit_result",
     "cli_fit",
     "cli_check",
     "cli_segment",

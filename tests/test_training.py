@@ -12,7 +12,7 @@ from samtune.config import FitConfig
 from samtune.dataset import load_dataset, split
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import SamtuneError
-from samtune.evaluation import evaluate
+from samtune.evaluation import Scores, score_objects
 from samtune.images import read_image
 from samtune.predictor import Predictor
 from samtune.training import fit
@@ -160,7 +160,9 @@ def test_scores_are_those_of_the_saved_file_on_the_held_out_images(whole, data, 
     whole.adapter.save(tmp_path / "a.safetensors")
     loaded = Adapter.load(tmp_path / "a.safetensors", tiny_sam)
     predictors = [Predictor(tiny_sam), Predictor(tiny_sam, loaded)]
-    base, adapted = evaluate(data[1], tiny_sam, predictors, EmbeddingCache(), thorough=False)
+    cache, kinds = EmbeddingCache(), ("center",)
+    scores = score_objects(data[1], tiny_sam, predictors, cache, kinds=kinds, boundary=False)
+    base, adapted = map(Scores.mean, scores)
     assert (base, adapted) == (whole.base, whole.adapted)
     assert loaded.info.scores["adapter_iou"] == adapted.iou
     assert loaded.info.refine_helps == (adapted.refined_iou > adapted.iou)

@@ -1,0 +1,108 @@
+"""What `samtune fit` says at its end: scores, what they mean, and what to try next."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from samtune.console import DEFAULT_CHECKPOINT, count, duration, percent, table
+from samtune.errors import SamtuneError
+
+if TYPE_CHECKING:
+    from samtune.dataset import Dataset
+    from samtune.sam import Sam
+    from samtune.training import FitResult
+
+
+def scores_in_words(result: "FitResult", path: Path, sam: "Sam") -> str:
+    """The table of scores, how sure the gain is, what was trained and how long it took."""
+    base, adapted, pmm = result.base, result.adapted, result.adapter.pmm
+    rows = [
+        ["plain SAM", percent(base.iou), percent(base.oracle_iou)],
+        ["adapter", percent(adapted.iou), percent(adapted.oracle_iou)],
+    ]
+    if pmm is not None:
+        rows.append(["adapter, refined", percent(adapted.refined_iou), "–"])
+    trained = result.adapter.parameters()
+    everything = trained + sum(parameter.numel() for parameter in sam.parameters())
+    trainable = f"trainable: {trained:,} of {everything:,} parameters"
+    trainable += f" ({100 * trained / everything:.1f} %)"
+    if pmm is not None:
+        trainable += f", and {sum(p.numel() for p in pmm.parameters()):,} for refining"
+    phases = ", ".join(f"{phase} {duration(taken)}" for phase, taken in result.seconds.items())
+    ended = "" if result.stopped == "finished" else f"; ended early: {result.stopped}"
+    return "\n".join(
+        [
+            "",
+            table([f"held out: {count(base.objects, 'object')}", "IoU", "oracle"], rows),
+            "mean % for one click in the middle of each; oracle: the best of SAM's masks",
+            _gain_in_words(result),
+            "",
+            trainable,
+            f"time: {phases}; {result.objects_per_second:.1f} objects/s in training{ended}",
+            f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)",
+        ]
+    )
+
+
+def _gain_in_words(result: "FitResult") -> str:
+    gain, interval = result.gain, result.gain.interval
+    words = f"{100 * gain.mean:+.1f} points on plain SAM"
+    if interval is None:
+        return f"{words}; one held-out image cannot tell whether it is so on others"
+    low, high = (f"{100 * end:+.1f}" for end in interval)
+    words += f", {low} to {high} with other images like these (95 %): {gain.verdict}"
+    return words if gain.verdict != "no clear difference" else f"{words}; hold out more to know"
+
+
+def explain_failure(result: "FitResult", path: Path, output: Path, kept: bool) -> None:
+    """Say that the adapter is no better than plain SAM; an error unless it is kept."""
+    compared = (
+        f"the adapter is not better than plain SAM on the "
+        f"{count(result.base.objects, 'held-out object')} "
+        f"(IoU {percent(result.adapted.iou)}, plain SAM {percent(result.base.iou)})"
+    )
+    if kept:
+        typer.echo(f"Warning: {compared}; kept all the same (--force).", err=True)
+        return
+    raise SamtuneError(
+        f"{compared}, so it went to {path} and not to {output}. Try more images, or more --epochs, "
+        "and check that the masks show one kind of object (--class, --objects); --force keeps it."
+    )
+
+
+def next_command(path: Path, held_out: "Dataset", checkpoint: str) -> str:
+    """A command that shows the adapter on a held-out image."""
+    from samtune.prompts import center_point
+
+    thing = held_out.objects[0]
+    x, y = center_point(thing.mask()).points[0].tolist()
+    words = ["samtune", "segment", str(held_out.pairs[thing.image_index].image)]
+    words += ["--point", f"{x:g},{y:g}", "--adapter", str(path), "--overlay"]
+    words += [] if checkpoint == DEFAULT_CHECKPOINT else ["--checkpoint", checkpoint]
+    return shlex.join(words)
+
+
+def summary(result: "FitResult", path: Path, train_images: int, val_images: int) -> dict[str, Any]:
+    """What --json prints; scores are fractions from 0 to 1."""
+    return {
+        "adapter": str(path),
+        "method": result.adapter.info.method,
+        "better": result.better,
+        "train_images": train_images,
+        "train_objects": result.adapter.info.data["train_objects"],
+        "val_images": val_images,
+        "val_objects": result.base.objects,
+        "base_iou": result.base.iou,
+        "base_oracle_iou": result.base.oracle_iou,
+        "adapter_iou": result.adapted.iou,
+        "adapter_oracle_iou": result.adapted.oracle_iou,
+        "refined_iou": result.adapted.refined_iou,
+        "gain_interval": result.gain.interval,
+        "verdict": result.gain.verdict,
+        "parameters": result.adapter.parameters(),
+        "objects_per_second": result.objects_per_second,
+        "seconds": result.seconds,
+        "stopped": result.stopped,
+    }
