@@ -2,7 +2,8 @@
 
 The same learning as samtune's, in the usual way: segment-anything's own MaskDecoder with every
 projection of every cell, the PLM with torch's own attention, the loss on all 256×256 logits of all
-masks, one object a step. `tests/test_learner.py` holds that samtune's steps give the same losses.
+masks, one object a step; only which mask to return is not learned. `tests/test_learner.py` holds
+that samtune's steps give the same losses.
 """
 
 from typing import Any
@@ -41,7 +42,7 @@ class PlainPLM(nn.Module):
 def mask_loss(
     logits: Tensor, estimates: Tensor, target: Tensor, valid: Tensor, temperature: float
 ) -> Tensor:
-    """2.5 · focal + dice of each mask, and the error of its predicted IoU, best masks first.
+    """2.5 · focal + dice of the masks' mixture by predicted IoU; and half that of each, best first.
 
     Args:
         logits: (M, 256, 256).
@@ -50,6 +51,8 @@ def mask_loss(
         valid: (256, 256) whether a logit is in the image.
         temperature: of the softmax that weights the masks by how good they already are.
     """
+    mixture = torch.softmax(estimates.detach() / 0.05, dim=0) @ logits.flatten(1)
+    logits = torch.cat([logits, mixture.view(1, *target.shape)])
     logits, target = logits[:, valid], target[valid].expand(len(logits), -1)
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -57,11 +60,13 @@ def mask_loss(
     focal = ((1 - right) ** 2 * cross_entropy).mean(dim=1)
     overlap = (probability * target).sum(dim=1)
     dice = 1 - (2 * overlap + 1) / (probability.sum(dim=1) + target.sum(dim=1) + 1)
-    losses = 2.5 * focal + dice
+    *alone, mixed = 2.5 * focal + dice
+    losses = torch.stack(alone)
     found, true = logits > 0, target > 0.5
-    iou = (found & true).sum(dim=1) / (found | true).sum(dim=1).clamp(min=1)
+    iou = ((found & true).sum(dim=1) / (found | true).sum(dim=1).clamp(min=1))[:-1]
     weights = torch.softmax(-losses.detach() / temperature, dim=0)
-    return (weights * (losses + (estimates - iou) ** 2)).sum()
+    outputs: Tensor = (weights * (losses + (estimates - iou) ** 2)).sum()
+    return mixed + 0.5 * outputs
 
 
 def whole_target(sample: CellSample, grid: int) -> tuple[Tensor, Tensor]:

@@ -26,8 +26,9 @@ class FitConfig:
     probe_margin: float = (
         0.8  # a larger one goes on unless a smaller one's loss is below this × its
     )
-    output_temperature: float = 0.25  # of the softmax that weights an object's four masks by loss
-    selector_rate: float = 1e-3  # learning rate of the choice among the masks
+    outputs_weight: float = 0.5  # of the four outputs' losses beside that of their mixture
+    output_temperature: float = 0.25  # of the softmax that weights those four by loss
+    selector_rate: float = 1e-3  # learning rate of what is mixed of the four masks
     click_share: float = 0.8  # of the steps; the others show several points, or a box
     cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
     average: float = 0.99  # decay a step of the moving average of the weights that is kept

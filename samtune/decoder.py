@@ -62,19 +62,20 @@ class FrozenDecoder(nn.Module):
         prompt = torch.cat([output_tokens, sparse_prompt_embeddings], dim=1)
         return two_way(self.layers.transformer, prompt, cells, pe)
 
-    def mask_blocks(self, tokens: Tensor, cells: Tensor, outputs: Tensor | None = None) -> Tensor:
+    def mask_blocks(self, tokens: Tensor, cells: Tensor, mixing: Tensor | None = None) -> Tensor:
         """Decode cells into their own 4×4 blocks of mask logits, without their neighbours.
 
         Args:
             tokens: (B, T, C) from `attend`.
             cells: (B, K, C) any selection of the cells from `attend`.
-            outputs: (B, M) int64 which mask outputs each prompt wants; None is all four.
+            mixing: (B, M, 4) how much of each output's logits each wanted mask is made of; None is
+                the four outputs as they are.
 
         Returns:
             (B, M, K, 16) logits; within a block in the order (row, column) of its coarse half,
             then (row, column) of the fine one.
         """
-        weights = self._networks(tokens, outputs)
+        weights = self._networks(tokens, mixing)
         features = self._upscale(cells).flatten(1, 2)
         logits: Tensor = (features @ weights.transpose(1, 2)).transpose(1, 2)
         return logits.reshape(*weights.shape[:2], -1, 16)
@@ -83,7 +84,7 @@ class FrozenDecoder(nn.Module):
         self,
         tokens: Tensor,
         cells: Tensor,
-        outputs: Tensor,
+        mixing: Tensor,
         grid: tuple[int, int],
         inside: tuple[int, int],
     ) -> Tensor:
@@ -97,14 +98,14 @@ class FrozenDecoder(nn.Module):
         Args:
             tokens: (B, T, C) from `attend`.
             cells: (B, N, C) from `attend`.
-            outputs: (B, M) int64 which mask outputs each prompt wants.
+            mixing: (B, M, 4) how much of each output's logits each wanted mask is made of.
             grid: (h, w) of the cells.
             inside: (rows, columns) of them that the image reaches; behind is padding.
 
         Returns:
             (B, M, 4h, 4w) logits.
         """
-        weights = self._networks(tokens, outputs)
+        weights = self._networks(tokens, mixing)
         probes = self._upscale(cells, _DIAGONAL) @ weights[:, None].mT  # (B, N, 4, M)
         highest, lowest = (
             F.max_pool2d(side.mT.reshape(len(side), -1, *grid), 3, 1, 1)
@@ -121,13 +122,14 @@ class FrozenDecoder(nn.Module):
         blocks[prompt, :, cell] = torch.where(wanted, exact, blocks[prompt, :, cell])
         return self.assemble(blocks, grid)
 
-    def _networks(self, tokens: Tensor, outputs: Tensor | None) -> Tensor:
-        """(B, M, 32) what the wanted outputs take their logits from the features with."""
+    def _networks(self, tokens: Tensor, mixing: Tensor | None) -> Tensor:
+        """(B, M, 32) what the wanted masks take their logits from the features with.
+
+        Logits are linear in these, so that a mixture of masks costs no more than one of them.
+        """
         networks = self.layers.output_hypernetworks_mlps
         weights = torch.stack([mlp(tokens[:, 1 + k]) for k, mlp in enumerate(networks)], dim=1)
-        if outputs is None:
-            return weights
-        return weights.gather(1, outputs[..., None].expand(-1, -1, weights.shape[-1]))
+        return weights if mixing is None else mixing @ weights
 
     def _upscale(self, cells: Tensor, parts: Sequence[int] = range(4)) -> Tensor:
         """(..., C) cells to (..., parts², 32) features: of some parts of 2×2, twice."""

@@ -5,10 +5,10 @@ decodes some of their cells (supervision.py) and moves the weights. Everything r
 drawn from the seed and the step's number alone, so that a restored learner goes on as if it had
 never stopped.
 
-All four mask outputs are trained, each object's weighted by how good it already is (softmax of the
+What is trained is the mask that will be returned, the mixture of the four outputs (selector.py),
+and beside it each output alone, weighted by how good it already is on an object (softmax of the
 negative loss): an object improves where it is nearly right, and the outputs keep their different
-scales. Which of the four to return is learned beside it (selector.py). The weights that count are
-a moving average over the steps.
+scales. The weights that count are a moving average over the steps.
 """
 
 import math
@@ -27,7 +27,7 @@ from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule, jitter, matching_loss
 from samtune.sam import Sam
-from samtune.selector import OutputSelector, best_of_three
+from samtune.selector import OutputSelector, best_of_three, mixture
 from samtune.supervision import CellSample, Supervision, draw_prompts
 
 
@@ -141,13 +141,18 @@ class Learner:
         self, tokens: Tensor, cells: Tensor, samples: list[CellSample]
     ) -> tuple[Tensor, Tensor]:
         """The loss of the masks, and that of the choice among them."""
-        scores = self._score(tokens, cells, samples)
+        config = self.config
         estimate = self.sam.decoder.predict_iou(tokens)
-        good = torch.softmax(-scores.loss.detach() / self.config.output_temperature, dim=1)
-        masks = (good * (scores.loss + (estimate - scores.iou).square())).sum(dim=1).mean()
         # The selector learns from what the decoder gave it, and does not pull on the PLM.
-        choice = self.learned["selector"](tokens.detach(), estimate.detach())
-        return masks, (choice - scores.iou).square().mean()
+        corrected = self.learned["selector"](tokens.detach(), estimate.detach())
+        every = torch.eye(4, device=tokens.device).expand(len(tokens), -1, -1)
+        mixing = torch.cat([every, mixture(corrected)[:, None]], dim=1)
+        scores = self._score(tokens, cells, samples, mixing)
+        alone, iou = scores.loss[:, :4], scores.iou[:, :4]
+        good = torch.softmax(-alone.detach() / config.output_temperature, dim=1)
+        outputs = (good * (alone + (estimate - iou).square())).sum(dim=1).mean()
+        masks = scores.loss[:, 4].mean() + config.outputs_weight * outputs
+        return masks, (corrected - iou).square().mean()
 
     def _contour_loss(
         self, cells: Tensor, batch: list[Supervision], rng: np.random.Generator
@@ -207,21 +212,22 @@ class Learner:
             )
             every = np.random.default_rng(0)  # draws nothing when all cells are taken
             samples = [one.sample_cells(one.grid**2, every) for one in batch]
-            found = self._score(tokens, cells, samples).iou
             estimate = self.sam.decoder.predict_iou(tokens)
-            if not plain:
-                chosen = self.average["selector"](tokens, estimate).argmax(dim=1, keepdim=True)
+            if plain:
+                mixing = best_of_three(estimate)
             else:
-                chosen = best_of_three(estimate)
-            scores += found.gather(1, chosen)[:, 0].tolist()
+                mixing = mixture(self.average["selector"](tokens, estimate))
+            scores += self._score(tokens, cells, samples, mixing[:, None]).iou[:, 0].tolist()
         return float(np.mean(scores))
 
-    def _score(self, tokens: Tensor, cells: Tensor, samples: list[CellSample]) -> MaskScores:
+    def _score(
+        self, tokens: Tensor, cells: Tensor, samples: list[CellSample], mixing: Tensor
+    ) -> MaskScores:
         """Decode each object's sampled cells and compare them with its target."""
         index = self._stack([sample.index for sample in samples])
         chosen = cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1]))
         return score_logits(
-            self.sam.decoder.mask_blocks(tokens, chosen),
+            self.sam.decoder.mask_blocks(tokens, chosen, mixing),
             self._stack([sample.target for sample in samples]),
             self._stack([sample.weight for sample in samples]),
         )

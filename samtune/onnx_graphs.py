@@ -2,7 +2,7 @@
 
 The encoder takes an image as it is: RGB numbers from 0 to 255, scaled so that the long side is
 the model's input size; normalising and padding are part of the graph, as AnyLabeling wants it. The
-decoder is prompt encoder, PLM, mask decoder and the adapter's choice among the masks, behind the
+decoder is prompt encoder, PLM, mask decoder and the adapter's mixture of the masks, behind the
 signature of segment-anything's own export (`SamOnnxModel`, https://arxiv.org/abs/2304.02643).
 
 A tracer records what happens to tensors. So there is none of two_way.py's own autograd here but
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from samtune.adapter import Adapter
 from samtune.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from samtune.selector import mixture
 
 ENCODER_INPUTS = ("input_image",)
 ENCODER_OUTPUTS = ("image_embeddings",)
@@ -131,14 +132,14 @@ class DecoderGraph(nn.Module):
             image_cells, self.image_pe, torch.cat([output_tokens, prompt], dim=1)
         )
         estimates = self.selector(tokens, layers.iou_prediction_head(tokens[:, 0]))
-        output = estimates.argmax(dim=1, keepdim=True)
+        mixing = mixture(estimates)[:, None]
         networks = layers.output_hypernetworks_mlps
         weights = torch.stack([mlp(tokens[:, 1 + k]) for k, mlp in enumerate(networks)], dim=1)
-        weights = weights.gather(1, output[..., None].expand(-1, -1, weights.shape[-1]))
         grid = image_cells.shape[-2:]
         features = layers.output_upscaling(cells.transpose(1, 2).unflatten(2, grid))
-        low_res_masks = (weights @ features.flatten(2)).unflatten(2, features.shape[-2:])
-        return low_res_masks, estimates.gather(1, output).clip(0, 1)
+        low_res_masks = (mixing @ weights @ features.flatten(2)).unflatten(2, features.shape[-2:])
+        score = (mixing @ estimates[..., None])[..., 0]
+        return low_res_masks, score.clip(0, 1)
 
     def _to_original_size(self, low_res_masks: Tensor, orig_im_size: Tensor) -> Tensor:
         """As segment-anything's postprocess_masks, with sizes known only when the graph runs."""

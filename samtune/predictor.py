@@ -3,7 +3,7 @@
 Plain SAM answers an ambiguous prompt, one point alone, with three masks and takes the one whose
 predicted IoU is best; several points or a box are answered with its single-mask output
 (Kirillov et al. 2023, https://arxiv.org/abs/2304.02643, section 3). An adapter brings its own
-choice among all four, because the frozen IoU head does not know the task (selector.py).
+mixture of all four, because the frozen IoU head does not know the task (selector.py).
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,9 @@ from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
 from samtune.prompts import Prompt, center_point
 from samtune.refinement import ROUNDS, is_large, refine_polygon
 from samtune.sam import Embedding, Sam
-from samtune.selector import best_of_three
+from samtune.selector import best_of_three, mixture
 from samtune.upscaling import upscale_masks
 
-_MULTIMASK = (1, 2, 3)  # outputs with a mask each for an ambiguous prompt; 0 is the single mask
 AT_ONCE = 8  # prompts decoded together; more need memory and are no faster on a CPU
 
 
@@ -103,11 +102,11 @@ class Predictor:
             for start in range(0, len(group), AT_ONCE):
                 chosen = group[start : start + AT_ONCE]
                 asked = [prompts[i] for i in chosen]
-                found = self.answer_alike(embedding, features, asked, all_masks, refine)
+                found = self._answer_alike(embedding, features, asked, all_masks, refine)
                 answers.update(zip(chosen, found, strict=True))
         return [answers[position] for position in range(len(prompts))]
 
-    def answer_alike(
+    def _answer_alike(
         self,
         embedding: Embedding,
         features: Tensor,
@@ -117,8 +116,7 @@ class Predictor:
     ) -> list[Prediction]:
         """Answer B prompts with as many points and boxes, decoded together.
 
-        What a baseline overrides to answer otherwise (sam_f.py); arguments as for `predict`, and
-        features (1, 256, h, w) float32 on the model's device.
+        Arguments as for `predict`, and features (1, 256, h, w) float32 on the model's device.
         """
         sam, decoder = self.sam, self.sam.decoder
         tokens, cells = self._attend(embedding, features, prompts)
@@ -126,21 +124,21 @@ class Predictor:
         if self.adapter is not None:
             estimates = self.adapter.selector(tokens, estimates)
         # Which mask it will be is known before any is decoded.
-        outputs = self._choose(prompts[0], estimates)
+        mixing = self.mix(prompts[0], estimates)[:, None]
         if all_masks:
-            outputs = torch.cat([outputs, torch.tensor(_MULTIMASK).expand(len(prompts), -1)], dim=1)
-        outputs = outputs.to(sam.device)
+            multimask = torch.eye(4, device=sam.device)[1:]  # output 0 is the single mask
+            mixing = torch.cat([mixing, multimask.expand(len(prompts), -1, -1)], dim=1)
         grid = features.shape[-2], features.shape[-1]
         if self.every_cell:
-            low_res_logits = decoder.assemble(decoder.mask_blocks(tokens, cells, outputs), grid)
+            low_res_logits = decoder.assemble(decoder.mask_blocks(tokens, cells, mixing), grid)
         else:
             low_res_logits = decoder.mask_logits(
-                tokens, cells, outputs, grid, embedding.reached_cells
+                tokens, cells, mixing, grid, embedding.reached_cells
             )
         masks = upscale_masks(
             low_res_logits, sam.image_size, embedding.input_size, embedding.original_size
         )
-        scores = estimates.gather(1, outputs).clip(0, 1).cpu().numpy()
+        scores = (mixing @ estimates[..., None])[..., 0].clip(0, 1).cpu().numpy()
         low_res = low_res_logits.cpu().numpy()
         return [
             Prediction(
@@ -157,13 +155,23 @@ class Predictor:
             for position in range(len(prompts))
         ]
 
-    def _choose(self, prompt: Prompt, estimates: Tensor) -> Tensor:
-        """Which of the four masks to return, (B, 1), for B prompts of the same form."""
+    def mix(self, prompt: Prompt, estimates: Tensor) -> Tensor:
+        """How much of each of the four masks to return, for B prompts of the same form.
+
+        What a baseline overrides to answer otherwise (sam_f.py).
+
+        Args:
+            prompt: one of them.
+            estimates: (B, 4) IoU that each mask is estimated to have.
+
+        Returns:
+            (B, 4) weights of the masks' logits.
+        """
         if self.adapter is not None:
-            return estimates.cpu().argmax(dim=1, keepdim=True)
+            return mixture(estimates)
         if prompt.box is None and len(prompt.points) == 1:  # ambiguous
-            return best_of_three(estimates.cpu())
-        return torch.zeros(len(estimates), 1, dtype=torch.int64)
+            return best_of_three(estimates)
+        return torch.eye(4, device=estimates.device)[0].expand(len(estimates), -1)
 
     def refine(
         self, embedding: Embedding, image_features: Tensor, mask: NDArray[np.bool_]

@@ -16,13 +16,11 @@ from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
 from samtune.losses import score_logits
-from samtune.predictor import Prediction, Predictor
+from samtune.predictor import Predictor
 from samtune.prompts import Prompt
 from samtune.sam import Embedding, Sam
 from samtune.supervision import Supervision
-from samtune.upscaling import upscale_masks
 
-_THREE = (1, 2, 3)  # the outputs of SAM's multimask answer
 _CELLS = 128  # of each object's image, decoded once for the fit
 _MOST_OBJECTS = 1000  # taken evenly from more: two numbers need no more
 _STEPS, _RATE = 1000, 1e-3  # of AdamW: Zhang et al., section 4.1
@@ -41,37 +39,11 @@ class SamF(Predictor):
         super().__init__(sam)
         self.weights = weights
 
-    def answer_alike(
-        self,
-        embedding: Embedding,
-        features: Tensor,
-        prompts: list[Prompt],
-        all_masks: bool,
-        refine: bool,
-    ) -> list[Prediction]:
-        """As Predictor's; there is nothing to refine with."""
-        sam, decoder = self.sam, self.sam.decoder
-        outputs = torch.tensor(_THREE, device=sam.device).expand(len(prompts), -1)
-        tokens, cells = self._attend(embedding, features, prompts)
-        three = decoder.mask_blocks(tokens, cells, outputs)
-        weights = torch.tensor(self.weights, device=sam.device)
-        mixed = torch.einsum("bmnc,m->bnc", three, weights)[:, None]
-        wanted = torch.cat([mixed, three], dim=1) if all_masks else mixed
-        logits = decoder.assemble(wanted, (features.shape[-2], features.shape[-1]))
-        masks = upscale_masks(logits, sam.image_size, embedding.input_size, embedding.original_size)
-        estimates = decoder.predict_iou(tokens)[:, 1:].clip(0, 1).cpu()
-        scores = (estimates @ weights.cpu()).clip(0, 1).tolist()
-        return [
-            Prediction(
-                mask=masks[position, 0],
-                score=scores[position],
-                low_res_logits=logits[position, 0].cpu().numpy(),
-                alternatives=masks[position, 1:],
-                alternative_logits=logits[position, 1:].cpu().numpy(),
-                alternative_scores=estimates[position, : len(masks[position, 1:])].numpy(),
-            )
-            for position in range(len(prompts))
-        ]
+    def mix(self, prompt: Prompt, estimates: Tensor) -> Tensor:
+        """The same weights whatever the prompt; the single-mask output has none."""
+        return torch.tensor([0.0, *self.weights], device=estimates.device).expand(
+            len(estimates), -1
+        )
 
 
 def fit_sam_f(
@@ -126,8 +98,7 @@ def _decode(
         prompt = sam.encode_points(point, torch.ones(1, 1, dtype=torch.int64, device=sam.device))
         tokens, cells = sam.decoder.attend(features, sam.image_pe, prompt, sam.no_mask)
         some = cells[:, torch.from_numpy(sample.index).to(sam.device)]
-        outputs = torch.tensor([_THREE], device=sam.device)
-        blocks = sam.decoder.mask_blocks(tokens, some, outputs)[0].cpu()
+        blocks = sam.decoder.mask_blocks(tokens, some)[0, 1:].cpu()
     return blocks, torch.from_numpy(sample.target), torch.from_numpy(sample.weight)
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from samtune.decoder import FrozenDecoder
@@ -18,10 +19,10 @@ class Decoded(NamedTuple):
 
 def decode(decoder: FrozenDecoder, image, image_pe, sparse, dense, outputs=None) -> Decoded:
     tokens, cells = decoder.attend(image, image_pe, sparse, dense)
-    estimates = decoder.predict_iou(tokens)
-    if outputs is not None:
-        estimates = estimates.gather(1, outputs)
-    blocks = decoder.mask_blocks(tokens, cells, outputs)
+    mixing = torch.eye(4)[[0, 1, 2, 3] if outputs is None else outputs]
+    mixing = mixing.expand(len(tokens), -1, 4)
+    estimates = (mixing @ decoder.predict_iou(tokens)[..., None])[..., 0]
+    blocks = decoder.mask_blocks(tokens, cells, mixing)
     return Decoded(decoder.assemble(blocks, image.shape[-2:]), estimates, cells)
 
 

@@ -175,8 +175,8 @@ def test_some_cells_decode_to_their_own_blocks_of_the_whole(upstream_decoder, dr
     whole = decode(decoder, image, pe, sparse, no_mask).low_res_logits
     tokens, cells = decoder.attend(image, pe, sparse, no_mask)
     chosen = torch.tensor([17, 0, HEIGHT * WIDTH - 1, 17])  # corners, any order, one twice
-    outputs = torch.tensor([[1, 2], [1, 2]])
-    blocks = decoder.mask_blocks(tokens, cells[:, chosen], outputs)
+    mixing = torch.eye(4)[torch.tensor([[1, 2], [1, 2]])]
+    blocks = decoder.mask_blocks(tokens, cells[:, chosen], mixing)
     assert blocks.shape == (2, 2, 4, 16)
     for place, cell in enumerate(chosen.tolist()):
         top, left = 4 * (cell // WIDTH), 4 * (cell % WIDTH)
@@ -188,6 +188,17 @@ def test_some_cells_decode_to_their_own_blocks_of_the_whole(upstream_decoder, dr
                 rtol=1e-4,
                 atol=1e-4,
             )
+
+
+def test_a_mixture_is_the_weighted_sum_of_the_outputs_logits(upstream_decoder, draw):
+    decoder = FrozenDecoder(upstream_decoder)
+    tokens, cells, mixing = draw(2, 7, CHANNELS), draw(2, 5, CHANNELS), draw(2, 3, 4)
+    four = decoder.mask_blocks(tokens, cells)
+    mixed = decoder.mask_blocks(tokens, cells, mixing)
+    for prompt in range(2):
+        for mask in range(3):
+            expected = sum(mixing[prompt, mask, n] * four[prompt, n] for n in range(4))
+            torch.testing.assert_close(mixed[prompt, mask], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture
@@ -206,12 +217,12 @@ def test_whole_masks_are_exact_but_for_cells_far_from_any_boundary(
 ):
     # A surface that rises from left to right in 21 columns, so that some are far from zero.
     decoder, height, width = smooth_decoder, 3, 21
-    outputs = torch.tensor(outputs)
+    mixing = torch.eye(4)[torch.tensor(outputs)]
     ramp = torch.linspace(-1, 1, width).expand(height, width).flatten()[:, None]
     tokens, cells = 1.6 * draw(2, 7, CHANNELS), ramp * draw(2, 1, CHANNELS) + draw(1, 1, CHANNELS)
-    exact = decoder.mask_blocks(tokens, cells, outputs)
-    found = decoder.mask_logits(tokens, cells, outputs, (height, width), inside)
-    plain = torch.zeros(2, outputs.shape[1], height, width, dtype=torch.bool)
+    exact = decoder.mask_blocks(tokens, cells, mixing)
+    found = decoder.mask_logits(tokens, cells, mixing, (height, width), inside)
+    plain = torch.zeros(2, mixing.shape[1], height, width, dtype=torch.bool)
     for prompt in range(2):
         for row in range(height):
             for column in range(width):
@@ -229,15 +240,15 @@ def test_whole_masks_are_exact_but_for_cells_far_from_any_boundary(
 
 
 def test_a_mask_far_from_any_boundary_everywhere_needs_no_cell(smooth_decoder, draw):
-    outputs, cell = torch.tensor([[1]]), draw(1, 1, CHANNELS)
+    mixing, cell = torch.eye(4)[1].expand(1, 1, 4), draw(1, 1, CHANNELS)
     last = smooth_decoder.layers.output_hypernetworks_mlps[1].layers[-1]
     last.weight.zero_()
     last.bias.fill_(1.0)  # logits that are sums of features,
     smooth_decoder.layers.output_upscaling[3].bias.add_(5)  # which are positive
     tokens = draw(1, 7, CHANNELS)
-    exact = smooth_decoder.mask_blocks(tokens, cell, outputs).flatten()
+    exact = smooth_decoder.mask_blocks(tokens, cell, mixing).flatten()
     assert exact.min() > 5
-    found = smooth_decoder.mask_logits(tokens, cell.expand(-1, 6, -1), outputs, (2, 3), (2, 3))
+    found = smooth_decoder.mask_logits(tokens, cell.expand(-1, 6, -1), mixing, (2, 3), (2, 3))
     torch.testing.assert_close(found, exact[0].expand(1, 1, 8, 12), rtol=1e-4, atol=1e-3)
 
 

@@ -53,7 +53,8 @@ def start_from(plain_plm, plm):
 def test_with_all_cells_the_loss_curve_is_that_of_the_plain_loop(
     plain_loop, tiny_sam, images, objects
 ):
-    config = FitConfig(cells=64, batch_size=1, pmm=False, warmup_objects=10)
+    still = {"pmm": False, "selector_rate": 0.0}  # the plain loop has neither
+    config = FitConfig(cells=64, batch_size=1, warmup_objects=10, **still)
     learner = Learner(tiny_sam, config, images, objects, total=50, first_offset=1.0)
     plm = start_from(plain_loop.PlainPLM(), learner.learned["plm"])
     modules = tiny_sam.prompt_encoder, tiny_sam.decoder.layers

@@ -413,11 +413,11 @@ def test_real_masks_are_the_same_when_cells_far_from_any_boundary_are_left_out(m
     prompts = [Prompt.of(points=[place]) for place in grid]
     tokens = mobile_sam.encode_prompts(prompts, embedding.original_size)
     features, pe = embedding.features[None], mobile_sam.image_pe
-    decoder, outputs = mobile_sam.decoder, torch.tensor([1, 2, 3]).expand(len(prompts), -1)
+    decoder, mixing = mobile_sam.decoder, torch.eye(4)[1:].expand(len(prompts), -1, -1)
     with torch.inference_mode():
         tokens, cells = decoder.attend(features, pe, tokens, mobile_sam.no_mask)
-        whole = decoder.assemble(decoder.mask_blocks(tokens, cells, outputs), (64, 64))
-        found = decoder.mask_logits(tokens, cells, outputs, (64, 64), (57, 64))
+        whole = decoder.assemble(decoder.mask_blocks(tokens, cells, mixing), (64, 64))
+        found = decoder.mask_logits(tokens, cells, mixing, (64, 64), (57, 64))
     sure = whole.abs() > 1e-3
     sure[..., 4 * 57 + 1 :, :] = False  # padding
     assert torch.equal((found > 0)[sure], (whole > 0)[sure])

@@ -42,7 +42,9 @@ def test_logits_are_mixed_and_not_masks(tiny_sam, embedding):
         decode_prompts(tiny_sam, embedding.features[None], tokens).low_res_logits[0, 1:].numpy()
     )
     expected = sum(weight * one for weight, one in zip(weights, logits, strict=True))
-    (mixed,) = SamF(tiny_sam, weights).predict(embedding, [POINT])
+    predictor = SamF(tiny_sam, weights)
+    predictor.every_cell = True
+    (mixed,) = predictor.predict(embedding, [POINT])
     np.testing.assert_allclose(mixed.low_res_logits, expected, rtol=1e-3, atol=1e-4)
     assert mixed.alternatives.shape == (0, *SIZE)
     assert mixed.refined is None

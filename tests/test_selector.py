@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samtune.selector import OutputSelector
+from samtune.selector import OutputSelector, mixture
 
 
 @pytest.fixture
@@ -36,6 +36,14 @@ def test_correction_is_linear_in_the_iou_token_and_in_each_masks_own_token(draw)
                 + own[output] @ mask_token
             )
             torch.testing.assert_close(corrected[prompt, output], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_masks_are_mixed_by_a_softmax_of_their_estimates_over_a_twentieth():
+    weights = mixture(torch.tensor([[0.5, 0.6, 0.6, 0.1]]))
+    expected = torch.exp(torch.tensor([-2.0, 0.0, 0.0, -10.0]))
+    torch.testing.assert_close(weights[0], expected / expected.sum())
+    # A mask that is clearly the best is returned alone, whatever the others are.
+    assert mixture(torch.tensor([[0.9, 0.2, 0.3, 0.1]]))[0, 0] > 0.9999
 
 
 def test_it_is_a_small_part_of_an_adapter():
