@@ -22,10 +22,7 @@ class FitConfig:
     weight_decay: float = 0.01  # Kim et al. 2024, section 5.1
     warmup_objects: int = 200  # linear; the paper's 250 steps of 10 are a share of 1 %
     first_offsets: tuple[float, ...] = (0.1, 1.0)  # of the PLM's last norm: sizes of Δf_P to try
-    probe_objects: int = 200  # objects to try each of them on
-    probe_margin: float = (
-        0.8  # a larger one goes on unless a smaller one's loss is below this × its
-    )
+    probe_objects: int = 400  # objects to try each of them on; the last quarter's loss decides
     outputs_weight: float = 0.5  # of the four outputs' losses beside that of their mixture
     output_temperature: float = 0.25  # of the softmax that weights those four by loss
     selector_rate: float = 1e-3  # learning rate of what is mixed of the four masks

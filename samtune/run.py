@@ -162,8 +162,8 @@ class TrainingRun:
         """Start with each size of the first offset, and go on with the one that promises more.
 
         A small offset keeps what SAM already does and improves it; a large one leaves SAM's
-        answer and finds another. Which of them a task needs shows within some dozens of steps.
-        A large one is still on its way then, so a small one has to be clearly better.
+        answer and finds another. Which of them a task needs shows in what they have come to at
+        the end of the probe, not before: the large one starts from further away.
         """
         lowest = math.inf
         for first_offset in sorted(self.config.first_offsets, reverse=True):
@@ -172,9 +172,8 @@ class TrainingRun:
             for _ in range(steps):
                 self._step(learner)
                 tell(learner)
-            loss = float(np.mean(learner.losses[steps // 2 :]))
-            margin = self.config.probe_margin if math.isfinite(lowest) else 1.0
-            if loss < lowest * margin:
+            loss = float(np.mean(learner.losses[-max(1, steps // 4) :]))
+            if loss < lowest:
                 lowest, self.learner = loss, learner
         self.probed = True
 
