@@ -14,7 +14,7 @@ from samtune.learner import EncodedImages, Learner
 from samtune.predictor import Predictor
 from samtune.prompts import center_point
 from samtune.sam import Sam
-from samtune.supervision import Supervision
+from samtune.supervision import supervise
 
 _STEPS = 3  # timed, after one that is not
 _LOOK_AT = 100  # held-out objects in a look, as in training.py
@@ -58,7 +58,7 @@ def forecast(
     missing = sum(cache.load(cache.key(read_image(p.image), sam), sam) is None for p in pairs)
 
     rng = np.random.default_rng(0)
-    objects = [Supervision.of(thing, sam.image_size, rng) for thing in few.objects[:4]]
+    objects = supervise(few.objects, sam.image_size, rng)[:4]
     encoded = EncodedImages(sam, cache, few.pairs, keys)
     total = max(config.objects, len(train.objects))
     if config.epochs is not None:

@@ -160,6 +160,24 @@ def random_point(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Promp
     return _points_at(pixels[rng.integers(pixels.size)], mask.shape)
 
 
+def points_off(
+    mask: npt.NDArray[np.bool_], rng: np.random.Generator, count: int
+) -> npt.NDArray[np.float64]:
+    """Draw pixels that are not on a mask, each as likely as the other.
+
+    Args:
+        mask: (H, W) bool.
+        rng: source of randomness.
+        count: how many; a pixel can come more than once.
+
+    Returns:
+        (count, 2) xy, or (0, 2) where the mask covers the image.
+    """
+    outside = np.flatnonzero(~mask)
+    drawn = rng.choice(outside, count if len(outside) else 0)
+    return np.stack([drawn % mask.shape[1], drawn // mask.shape[1]], axis=1).astype(np.float64)
+
+
 def point_pair(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Prompt | None:
     """The centre point, and a point on the background near the object.
 

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import TypeVar
 
 import cv2
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from samtune.masks import DatasetObject
 from samtune.pmm import resample_contour
 from samtune.polygons import mask_to_polygons
-from samtune.prompts import box_around, center_point, jitter_boxes, sample_point
+from samtune.prompts import box_around, center_point, jitter_boxes, points_off, sample_point
 from samtune.sam import input_size
 
 BLOCK = 4  # logits on a side of a cell
@@ -58,6 +59,8 @@ class Supervision:
         clicks: (P, 2) float32 xy in the input frame, drawn to prefer the middle.
         misses: (P, 2) float32 xy in the input frame, drawn off the object; P is 0 where the
             object fills its image.
+        background: (P, 2) float32 xy in the input frame, drawn off every object of the image;
+            P is 0 where they fill it.
         box: (4,) float32 x0, y0, x1, y1 in the input frame, tight.
         contour: (K, 2) float32 xy shares of the padded square: the largest outer contour.
         frame: (H, W) the input size, where the padding begins.
@@ -69,6 +72,7 @@ class Supervision:
     center: NDArray[np.float32]
     clicks: NDArray[np.float32]
     misses: NDArray[np.float32]
+    background: NDArray[np.float32]
     box: NDArray[np.float32]
     contour: NDArray[np.float32]
     frame: tuple[int, int]
@@ -76,13 +80,21 @@ class Supervision:
     packed: bytes
 
     @classmethod
-    def of(cls, thing: DatasetObject, image_size: int, rng: np.random.Generator) -> "Supervision":
+    def of(
+        cls,
+        thing: DatasetObject,
+        image_size: int,
+        rng: np.random.Generator,
+        background: NDArray[np.float64] | None = None,
+    ) -> "Supervision":
         """Prepare an object.
 
         Args:
             thing: the object, at its image's own size.
             image_size: side of the padded square, pixels.
             rng: draws the clicks.
+            background: (P, 2) xy in the image's own pixels, off every object of the image; None
+                is off this one.
         """
         mask = thing.mask()
         height, width = input_size(thing.size, image_size)
@@ -95,8 +107,8 @@ class Supervision:
             mask.astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA
         )
         clicks = sample_point(mask, rng, CLICKS).points
-        outside = np.argwhere(~mask)[:, ::-1]  # (y, x) -> (x, y)
-        misses = rng.choice(outside, CLICKS) if len(outside) else np.zeros((0, 2))
+        misses = points_off(mask, rng, CLICKS)
+        background = misses if background is None else background
         outline = max((polygon.exterior for polygon in mask_to_polygons(mask)), key=_extent)
         contour = (resample_contour(outline) + 0.5) * to_input / image_size
         return cls(
@@ -104,6 +116,7 @@ class Supervision:
             (center_point(mask).points[0] * to_input).astype(np.float32),
             (clicks * to_input).astype(np.float32),
             (misses * to_input).astype(np.float32),
+            (background * to_input).astype(np.float32),
             (box_around(mask) * np.tile(to_input, 2)).astype(np.float32),
             contour.astype(np.float32),
             (height, width),
@@ -161,6 +174,27 @@ class Supervision:
         side = self.grid * BLOCK
         flat = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
         return _as_blocks(flat.reshape(side, side))
+
+
+def supervise(
+    objects: Sequence[DatasetObject], image_size: int, rng: np.random.Generator
+) -> list[Supervision]:
+    """Prepare the objects of some images, in their order, with clicks beside all of an image's.
+
+    Args:
+        objects: all objects of each image, one after another.
+        image_size: side of the padded square, pixels.
+        rng: draws the clicks.
+    """
+    prepared = []
+    for _, same_image in groupby(objects, key=lambda thing: thing.image_index):
+        things = list(same_image)
+        covered = np.zeros(things[0].size, dtype=bool)
+        for thing in things:
+            covered |= thing.mask()
+        background = points_off(covered, rng, CLICKS)
+        prepared += [Supervision.of(thing, image_size, rng, background) for thing in things]
+    return prepared
 
 
 def draw_prompts(

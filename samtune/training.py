@@ -25,7 +25,7 @@ from samtune.resume import read_state, write_state
 from samtune.run import Progress, TrainingRun
 from samtune.sam import Sam
 from samtune.summaries import Gain
-from samtune.supervision import Supervision
+from samtune.supervision import supervise
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def fit(
     images = EncodedImages(sam, cache, [*train.pairs, *val.pairs], keys)
     encoded = time.monotonic()
     rng = np.random.default_rng([config.seed, 1])
-    objects = [Supervision.of(thing, sam.image_size, rng) for thing in train.objects]
+    objects = supervise(train.objects, sam.image_size, rng)
     held_out = [
         replace(one, image_index=one.image_index + len(train.pairs))
-        for one in (Supervision.of(thing, sam.image_size, rng) for thing in val.objects)
+        for one in supervise(val.objects, sam.image_size, rng)
     ]
     identity = {
         "settings": asdict(config),

@@ -7,7 +7,7 @@ import pytest
 
 from samtune.masks import DatasetObject
 from samtune.prompts import center_point
-from samtune.supervision import Supervision
+from samtune.supervision import Supervision, supervise
 
 SIDE = 128  # of the padded input: 8×8 cells, 32×32 logits
 
@@ -17,7 +17,7 @@ def disk(size, x, y, radius):
     return (xs - x) ** 2 + (ys - y) ** 2 < radius**2
 
 
-def supervise(mask, seed=0, image_size=SIDE):
+def supervision_of(mask, seed=0, image_size=SIDE):
     return Supervision.of(DatasetObject.of(mask, 3), image_size, np.random.default_rng(seed))
 
 
@@ -52,14 +52,14 @@ def test_target_is_the_share_of_each_logits_area_on_the_object(scale):
     # Landscape images whose logits cover whole pixels of theirs, so that means are exact.
     size = (24 * scale, 32 * scale)
     mask = disk(size, 0.7 * size[1], 0.4 * size[0], 0.3 * size[0])
-    target, _ = every_cell(supervise(mask))
+    target, _ = every_cell(supervision_of(mask))
     expected = np.zeros((32, 32))
     expected[:24] = mask.reshape(24, scale, 32, scale).mean(axis=(1, 3))
     np.testing.assert_allclose(as_image(target), expected, atol=0.5 / 255 + 1e-6)
 
 
 def test_padding_weighs_nothing_and_each_logit_of_the_image_one():
-    _, weight = every_cell(supervise(disk((60, 100), 50, 30, 20)))  # 77 rows of the input
+    _, weight = every_cell(supervision_of(disk((60, 100), 50, 30, 20)))  # 77 rows of the input
     expected = np.zeros((32, 32))
     expected[:20] = 1  # 19 and a quarter: the last row still sees the image
     np.testing.assert_array_equal(as_image(weight), expected)
@@ -67,7 +67,7 @@ def test_padding_weighs_nothing_and_each_logit_of_the_image_one():
 
 def test_an_objects_whole_description_takes_a_few_kilobytes():
     # At SAM's own size, and after use: a folder of thousands must fit in memory.
-    supervision = supervise(disk((600, 800), 400, 300, 200), image_size=1024)
+    supervision = supervision_of(disk((600, 800), 400, 300, 200), image_size=1024)
     supervision.sample_cells(1024, np.random.default_rng(0))
     assert len(pickle.dumps(supervision)) < 12_000
 
@@ -87,7 +87,7 @@ MASKS = {
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("count", [6, 20, 60])
 def test_weighted_sums_over_drawn_cells_are_right_on_average(name, count):
-    supervision = supervise(MASKS[name])
+    supervision = supervision_of(MASKS[name])
     target, weight = every_cell(supervision)
     rng = np.random.default_rng(0)
     values = rng.normal(1, 1, target.shape) + 3 * target  # anything that differs by cell
@@ -103,7 +103,7 @@ def test_weighted_sums_over_drawn_cells_are_right_on_average(name, count):
 @pytest.mark.parametrize("count", [6, 20, 64])
 def test_as_many_cells_are_drawn_as_asked_for_and_none_counts_twice(name, count):
     # Objects of one step are stacked, so that each must have as many cells.
-    sample = supervise(MASKS[name]).sample_cells(count, np.random.default_rng(0))
+    sample = supervision_of(MASKS[name]).sample_cells(count, np.random.default_rng(0))
     assert sample.index.shape == (count,)
     assert sample.target.shape == sample.weight.shape == (count, 16)
     counting = sample.index[sample.weight.any(axis=1)]
@@ -111,7 +111,7 @@ def test_as_many_cells_are_drawn_as_asked_for_and_none_counts_twice(name, count)
 
 
 def test_half_of_the_drawn_cells_lie_around_the_boundary():
-    supervision = supervise(MASKS["disk"])
+    supervision = supervision_of(MASKS["disk"])
     target, _ = every_cell(supervision)
     on_object = target > 0.5
     mixed = np.flatnonzero(on_object.any(axis=1) & ~on_object.all(axis=1))
@@ -128,7 +128,7 @@ def test_half_of_the_drawn_cells_lie_around_the_boundary():
 
 
 def test_the_same_seed_draws_the_same_cells():
-    supervision = supervise(MASKS["disk"])
+    supervision = supervision_of(MASKS["disk"])
     one, other = (supervision.sample_cells(20, np.random.default_rng(7)) for _ in range(2))
     assert one.index.tolist() == other.index.tolist()
     third = supervision.sample_cells(20, np.random.default_rng(8))
@@ -149,7 +149,7 @@ TO_ORIGINAL = np.array([77 / 128, 50 / 83])  # x, y
 
 
 def test_clicks_lie_on_the_object_and_misses_do_not(ring):
-    supervision = supervise(ring)
+    supervision = supervision_of(ring)
     for points, on_object in ((supervision.clicks, True), (supervision.misses, False)):
         x, y = (points * TO_ORIGINAL).round().astype(int).T
         assert len(points) == 64
@@ -157,22 +157,22 @@ def test_clicks_lie_on_the_object_and_misses_do_not(ring):
 
 
 def test_an_object_that_fills_its_image_has_no_misses():
-    assert supervise(np.ones((20, 30), dtype=bool)).misses.shape == (0, 2)
+    assert supervision_of(np.ones((20, 30), dtype=bool)).misses.shape == (0, 2)
 
 
 def test_centre_is_sams_test_click(ring):
     expected = center_point(ring).points[0] / TO_ORIGINAL
-    np.testing.assert_allclose(supervise(ring).center, expected, rtol=1e-5)
+    np.testing.assert_allclose(supervision_of(ring).center, expected, rtol=1e-5)
 
 
 def test_box_is_tight_around_the_object(ring):
     ys, xs = np.nonzero(ring)
     corners = np.array([[xs.min(), ys.min()], [xs.max(), ys.max()]]) / TO_ORIGINAL
-    np.testing.assert_allclose(supervise(ring).box, corners.ravel(), rtol=1e-5)
+    np.testing.assert_allclose(supervision_of(ring).box, corners.ravel(), rtol=1e-5)
 
 
 def test_contour_is_the_largest_outer_one_in_shares_of_the_padded_square(ring):
-    contour = supervise(ring).contour
+    contour = supervision_of(ring).contour
     assert contour.shape == (64, 2)
     pixels = contour * SIDE * TO_ORIGINAL - 0.5  # an integer is a pixel's centre
     distance = np.hypot(*(pixels - [45, 26]).T)
@@ -184,12 +184,34 @@ def test_contour_is_the_largest_outer_one_in_shares_of_the_padded_square(ring):
 
 
 def test_the_image_of_the_object_is_kept_and_so_is_the_padding(ring):
-    supervision = supervise(ring)
+    supervision = supervision_of(ring)
     assert supervision.image_index == 3
     assert supervision.frame == (83, 128)
     assert supervision.grid == 8
 
 
 def test_the_same_seed_gives_the_same_clicks(ring):
-    assert np.array_equal(supervise(ring, seed=1).clicks, supervise(ring, seed=1).clicks)
-    assert not np.array_equal(supervise(ring, seed=1).clicks, supervise(ring, seed=2).clicks)
+    assert np.array_equal(supervision_of(ring, seed=1).clicks, supervision_of(ring, seed=1).clicks)
+    assert not np.array_equal(
+        supervision_of(ring, seed=1).clicks, supervision_of(ring, seed=2).clicks
+    )
+
+
+def test_background_clicks_are_off_every_object_of_the_image():
+    left, right = disk((60, 90), 20, 30, 12), disk((60, 90), 65, 30, 15)
+    whole = np.ones((30, 40), bool)
+    things = [
+        DatasetObject.of(left, 0),
+        DatasetObject.of(right, 0),
+        DatasetObject.of(whole, 1),
+    ]
+    first, second, third = supervise(things, SIDE, np.random.default_rng(0))
+    for one in (first, second):
+        xs, ys = np.rint(one.background * 90 / SIDE).astype(int).T
+        assert len(xs) == 64
+        assert not (left | right)[ys, xs].any()
+    # Its own clicks beside an object may be on another one.
+    xs, ys = np.rint(first.misses * 90 / SIDE).astype(int).T
+    assert not left[ys, xs].any()
+    assert right[ys, xs].any()
+    assert third.background.shape == (0, 2)  # its object fills the image
