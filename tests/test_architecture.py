@@ -34,6 +34,7 @@ READING_ORDER = [
     "weights",
     "tiny_vit",
     "attention",
+    "image_cells",
     "two_way",
     "decoder",
     "upscaling",
