@@ -75,8 +75,9 @@ def fold_outputs(attention: Projections, tokens: Tensor) -> Tensor:
     """
     heads = attention.num_heads
     weight = attention.out_proj.weight.view(tokens.shape[-1], heads, -1).permute(1, 2, 0)
-    outputs: Tensor = split_heads(attention, attention.v_proj(tokens)) @ weight
-    return (outputs + attention.out_proj.bias / heads).flatten(1, 2)
+    outputs = split_heads(attention, attention.v_proj(tokens)) @ weight
+    shared: Tensor = outputs + attention.out_proj.bias / heads
+    return shared.flatten(1, 2)
 
 
 def gather(queries: Tensor, cells: Tensor, cells_pe: Tensor) -> tuple[Tensor, Tensor]:

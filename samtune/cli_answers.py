@@ -143,6 +143,7 @@ class Segmenter:
         except OSError:
             state = None  # read_image says what is wrong
         if self._last is None or state is None or self._last[0] != state:
+            self._last = None  # no two images are held at once
             pixels = read_image(image)
             _, embedding = self._cache.encode(pixels, self.sources[0].predictor.sam)
             self._last = (state, pixels, embedding)

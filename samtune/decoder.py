@@ -189,7 +189,7 @@ class FrozenDecoder(nn.Module):
 
 
 def _gelu(fresh: Tensor) -> Tensor:
-    """The exact GELU; in place where no gradient needs what was there, which saves memory traffic."""
+    """The exact GELU; in place, which is faster, where no gradient needs what was there."""
     activated: Tensor = F.gelu(fresh) if fresh.requires_grad else torch.ops.aten.gelu_(fresh)
     return activated
 

@@ -85,11 +85,13 @@ def first_layer(layer: Any, prompt: Tensor, image: ImageCells) -> tuple[Tensor, 
     tokens = layer.norm1(layer.self_attn(q=prompt, k=prompt, v=prompt))
     scores = _side_by_side(to_cells, to_cells.q_proj(tokens + prompt)) @ image.keys
     gathered = torch.softmax(scores, dim=-1) @ image.values
-    gathered = gathered.unflatten(1, prompt.shape[:2]).permute(1, 2, 0, 3).flatten(2)
+    gathered = gathered.view(-1, *prompt.shape[:2], gathered.shape[-1])
+    gathered = gathered.permute(1, 2, 0, 3).flatten(2)
     tokens = layer.norm2(tokens + to_cells.out_proj(gathered))
     tokens = layer.norm3(tokens + layer.mlp(tokens))
     scores = _side_by_side(to_tokens, to_tokens.k_proj(tokens + prompt)) @ image.queries
-    shares = torch.softmax(scores.unflatten(1, prompt.shape[:2]), dim=2)
+    scores = scores.view(-1, *prompt.shape[:2], scores.shape[-1])
+    shares = torch.softmax(scores, dim=2)
     shares = shares.transpose(0, 1).flatten(1, 2)
     cells = image.cells.expand(len(prompt), -1, -1)
     moved = torch.baddbmm(cells, shares.mT, fold_outputs(to_tokens, tokens))
@@ -123,10 +125,10 @@ def normalise_cells(image_embeddings: Tensor, image_pe: Tensor) -> tuple[Tensor,
 def _side_by_side(attention: Projections, projected: Tensor) -> Tensor:
     """(B, T, heads · c) to (heads, B · T, c), scaled: all prompts meet the same cells."""
     split = split_heads(attention, projected).transpose(0, 1).flatten(1, 2)
-    return split * split.shape[-1] ** -0.5
+    scaled: Tensor = split * split.shape[-1] ** -0.5
+    return scaled
 
 
 def _by_head(attention: Projections, projected: Tensor) -> Tensor:
     """(1, N, heads · c) to (heads, N, c)."""
-    split = projected[0].unflatten(-1, (attention.num_heads, -1))
-    return split.transpose(0, 1).contiguous()
+    return split_heads(attention, projected)[0].contiguous()

@@ -8,7 +8,6 @@ them to the image embedding f_I, and an MLP on each token. All that is learned i
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from samtune.attention import fold_queries, gather, unfold_values

@@ -95,8 +95,9 @@ class Supervision:
             mask.astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA
         )
         clicks = sample_point(mask, rng, CLICKS).points
-        outside = np.argwhere(~mask)[:, ::-1]  # (y, x) -> (x, y)
-        misses = rng.choice(outside, CLICKS) if len(outside) else np.zeros((0, 2))
+        outside = np.flatnonzero(~mask)
+        drawn = rng.choice(outside, CLICKS) if len(outside) else outside
+        misses = np.stack([drawn % thing.size[1], drawn // thing.size[1]], axis=1)  # x, y
         outline = max((polygon.exterior for polygon in mask_to_polygons(mask)), key=_extent)
         contour = (resample_contour(outline) + 0.5) * to_input / image_size
         return cls(
