@@ -73,6 +73,7 @@ READING_ORDER = [
     "write_polygons",
     "write_coco",
     "formats",
+    "pipeline",
     "console",
     "cli_answers",
     "cli_formats",
