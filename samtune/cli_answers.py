@@ -1,12 +1,17 @@
 """What `samtune segment` does with one image: predict, write in every format, describe."""
 
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from samtune.errors import SamtuneError
+
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -71,6 +76,16 @@ class Answer:
         return f"{words}, {self.result.adapter}" if name_adapter else words
 
 
+@dataclass(frozen=True)
+class Question:
+    """A line or an image of a run: what is asked of which image, or why that is not understood."""
+
+    number: int  # counted from 1
+    image: Path
+    prompts: list["Prompt"]
+    error: SamtuneError | None = None
+
+
 class Segmenter:
     """Answers prompts with files; remembers the last image it encoded.
 
@@ -93,7 +108,8 @@ class Segmenter:
         self._cache = EmbeddingCache()
         self._all_masks, self._overlay = all_masks, overlay
         self._names, self._writers = names, writers
-        self._last: tuple[object, NDArray[np.uint8], Embedding] | None = None
+        self._read: tuple[object, NDArray[np.uint8]] | None = None
+        self._encoded: tuple[weakref.ref[NDArray[np.uint8]], Embedding] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -112,15 +128,81 @@ class Segmenter:
             SamtuneError: the image cannot be read, a prompt lies outside of it, or nothing can
                 be written.
         """
+        pixels = self._pixels(image)
+        return self._write(image, pixels, prompts, self._segment(pixels, prompts))
+
+    def answer_all(
+        self, questions: Iterable[Question], *, ahead: bool
+    ) -> "Generator[tuple[Question, Future[list[Answer]]], None, None]":
+        """Answer many, in their order.
+
+        Args:
+            questions: what is asked.
+            ahead: read the next image, and write the last one's masks, meanwhile; or answer each
+                before the next is asked for.
+
+        Yields:
+            Each question, with its answers or what went wrong.
+        """
+        from samtune.pipeline import one_by_one, overlap
+
+        def asked(question: Question) -> Question:
+            if question.error is not None:
+                raise question.error
+            return question
+
+        def whole(question: Question) -> list[Answer]:
+            return self.answer(asked(question).image, question.prompts)
+
+        def segment(question: Question, pixels: "NDArray[np.uint8]") -> Any:
+            return pixels, self._segment(pixels, question.prompts)
+
+        def write(question: Question, found: Any) -> list[Answer]:
+            pixels, results = found
+            return self._write(question.image, pixels, question.prompts, results)
+
+        if not ahead:
+            return one_by_one(questions, whole)
+        return overlap(
+            questions, lambda question: self._pixels(asked(question).image), segment, write
+        )
+
+    def _pixels(self, image: Path) -> "NDArray[np.uint8]":
+        """Read an image; the same array where it is the one that was read last."""
+        from samtune.images import read_image
+
+        try:
+            status = image.stat()
+            state: object = (image, status.st_mtime_ns, status.st_size)
+        except OSError:
+            state = None  # read_image says what is wrong
+        if self._read is None or state is None or self._read[0] != state:
+            self._read = None  # a large one is let go before the next is read
+            self._read = (state, read_image(image))
+        return self._read[1]
+
+    def _segment(self, pixels: "NDArray[np.uint8]", prompts: list["Prompt"]) -> list["Result"]:
+        """Encode an image, unless it is the last one, and ask all sources."""
+        started = time.monotonic()
+        if self._encoded is None or self._encoded[0]() is not pixels:
+            _, embedding = self._cache.encode(pixels, self.sources[0].predictor.sam)
+            self._encoded = (weakref.ref(pixels), embedding)
+        results: list[Result] = []
+        for source in self.sources:
+            results += self._predict(source, self._encoded[1], prompts, started)
+            started = time.monotonic()
+        return results
+
+    def _write(
+        self,
+        image: Path,
+        pixels: "NDArray[np.uint8]",
+        prompts: list["Prompt"],
+        results: list["Result"],
+    ) -> list[Answer]:
         from samtune.images import write_image
         from samtune.overlay import draw_overlay
 
-        started = time.monotonic()
-        pixels, embedding = self._encode(image)
-        results: list[Result] = []
-        for source in self.sources:
-            results += self._predict(source, embedding, prompts, started)
-            started = time.monotonic()
         # Where every file goes is settled before the first is written.
         planned = {name: one.plan(image, results) for name, one in self._writers.items()}
         for name, writer in self._writers.items():
@@ -133,20 +215,6 @@ class Segmenter:
             Answer(image, result, {name: paths[i] for name, paths in planned.items()}, overlay)
             for i, result in enumerate(results)
         ]
-
-    def _encode(self, image: Path) -> tuple["NDArray[np.uint8]", "Embedding"]:
-        from samtune.images import read_image
-
-        try:
-            status = image.stat()
-            state: object = (image, status.st_mtime_ns, status.st_size)
-        except OSError:
-            state = None  # read_image says what is wrong
-        if self._last is None or state is None or self._last[0] != state:
-            pixels = read_image(image)
-            _, embedding = self._cache.encode(pixels, self.sources[0].predictor.sam)
-            self._last = (state, pixels, embedding)
-        return self._last[1:]
 
     def _predict(
         self, source: Source, embedding: "Embedding", prompts: list["Prompt"], started: float

@@ -6,13 +6,15 @@ image does wrong does not keep the others from being done.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import typer
 
-from samtune.cli_answers import Segmenter, Source
+from samtune.cli_answers import Question, Segmenter, Source
 from samtune.cli_formats import chosen_formats, class_labels, open_segment_writers
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -250,44 +252,58 @@ def _answer_images(
     segmenter: "Segmenter", images: list[Path], prompts: list["Prompt"], as_json: bool
 ) -> tuple[int, int]:
     """Segment every image with the same prompts; returns how many failed, of how many."""
+    questions = (Question(number, image, prompts) for number, image in enumerate(images, 1))
     failed = 0
-    for image in images:
-        try:
-            answers = segmenter.answer(image, prompts)
-        except SamtuneError as error:
-            show_error(error)
-            failed += 1
-            continue
-        for answer in answers:
-            if as_json:
-                print_json(answer.as_json())
-            else:
-                typer.echo(answer.in_words(name_adapter=len(segmenter.sources) > 1))
-        if not as_json and answers[0].overlay is not None:
-            typer.echo(answers[0].overlay)
+    with closing(segmenter.answer_all(questions, ahead=True)) as answered:
+        for _, found in answered:
+            try:
+                answers = found.result()
+            except SamtuneError as error:
+                show_error(error)
+                failed += 1
+                continue
+            for answer in answers:
+                if as_json:
+                    print_json(answer.as_json())
+                else:
+                    typer.echo(answer.in_words(name_adapter=len(segmenter.sources) > 1))
+            if not as_json and answers[0].overlay is not None:
+                typer.echo(answers[0].overlay)
     return failed, len(images)
 
 
 def _answer_lines(segmenter: "Segmenter", lines: BinaryIO) -> tuple[int, int]:
     """Answer prompt lines as they come; returns how many failed, of how many."""
-    from samtune.prompt_text import parse_prompt_line
-
     failed = all_of = 0
-    with lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
+    # Whoever writes into a pipe may wait for an answer before the next line.
+    ahead = lines is not sys.stdin.buffer and lines.seekable()
+    with lines, closing(segmenter.answer_all(_questions(lines), ahead=ahead)) as answered:
+        for question, found in answered:
             all_of += 1
             try:
-                asked = parse_prompt_line(decode_line(line))
-                answers = segmenter.answer(asked.image, [asked.prompt])
+                answers = found.result()
             except SamtuneError as error:
                 failed += 1
-                print_json({"error": str(error), "line": number})
+                print_json({"error": str(error), "line": question.number})
                 continue
             for answer in answers:
-                print_json({**answer.as_json(), "line": number})
+                print_json({**answer.as_json(), "line": question.number})
     return failed, all_of
+
+
+def _questions(lines: BinaryIO) -> Iterator[Question]:
+    """What the lines ask, blank ones left out."""
+    from samtune.prompt_text import parse_prompt_line
+
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            asked = parse_prompt_line(decode_line(line))
+        except SamtuneError as error:
+            yield Question(number, Path(), [], error)
+        else:
+            yield Question(number, asked.image, [asked.prompt])
 
 
 def decode_line(line: bytes) -> str:

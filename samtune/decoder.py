@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.two_way import two_way
+from samtune.image_cells import ImageCells, cell_by_cell
+from samtune.two_way import two_way, two_way_on_image
 
 _PLAIN = 5.0  # logits beyond it, all around, are far from a boundary (benchmarks/README.md)
 _DIAGONAL = (0, 3)  # of 2×2, and of each again 2×2: with two, no boundary slips between them
+_OFF_DIAGONAL = (1, 2)
 
 
 class FrozenDecoder(nn.Module):
@@ -55,12 +57,32 @@ class FrozenDecoder(nn.Module):
         if dense_prompt_embeddings.shape[0] > image_embeddings.shape[0]:
             repeats = dense_prompt_embeddings.shape[0] // image_embeddings.shape[0]
             image_embeddings = image_embeddings.repeat_interleave(repeats, dim=0)
-        cells = (image_embeddings + dense_prompt_embeddings).flatten(2).transpose(1, 2).contiguous()
-        pe = image_pe.flatten(2).transpose(1, 2).contiguous()
-        output_tokens = torch.cat([self.layers.iou_token.weight, self.layers.mask_tokens.weight])
-        output_tokens = output_tokens.expand(sparse_prompt_embeddings.shape[0], -1, -1)
-        prompt = torch.cat([output_tokens, sparse_prompt_embeddings], dim=1)
+        cells, pe = cell_by_cell(image_embeddings + dense_prompt_embeddings), cell_by_cell(image_pe)
+        prompt = self._with_outputs(sparse_prompt_embeddings)
         return two_way(self.layers.transformer, prompt, cells, pe)
+
+    def prepare(
+        self, image_embeddings: Tensor, image_pe: Tensor, dense_prompt_embeddings: Tensor
+    ) -> ImageCells:
+        """Compute what depends on one image alone; arguments as for `attend`, with I = 1."""
+        transformer = self.layers.transformer
+        return ImageCells.of(transformer, image_embeddings, image_pe, dense_prompt_embeddings)
+
+    def attend_to(
+        self, image: ImageCells, sparse_prompt_embeddings: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `attend`, for B prompts of an image that was prepared, without gradients.
+
+        Args:
+            image: what `prepare` gave.
+            sparse_prompt_embeddings: (B, P, C) prompt tokens.
+
+        Returns:
+            (B, 5, C) IoU and mask tokens, and (B, N, C) cells.
+        """
+        prompt = self._with_outputs(sparse_prompt_embeddings)
+        wanted = prompt.shape[1] - sparse_prompt_embeddings.shape[1]
+        return two_way_on_image(self.layers.transformer, prompt, image, wanted)
 
     def mask_blocks(self, tokens: Tensor, cells: Tensor, mixing: Tensor | None = None) -> Tensor:
         """Decode cells into their own 4×4 blocks of mask logits, without their neighbours.
@@ -106,7 +128,8 @@ class FrozenDecoder(nn.Module):
             (B, M, 4h, 4w) logits.
         """
         weights = self._networks(tokens, mixing)
-        probes = self._upscale(cells, _DIAGONAL) @ weights[:, None].mT  # (B, N, 4, M)
+        halves = self._halve(cells, _DIAGONAL)
+        probes = self._halve_again(halves, _DIAGONAL) @ weights[:, None].mT  # (B, N, 4, M)
         highest, lowest = (
             F.max_pool2d(side.mT.reshape(len(side), -1, *grid), 3, 1, 1)
             for side in (probes.amax(dim=2), -probes.amin(dim=2))
@@ -116,11 +139,20 @@ class FrozenDecoder(nn.Module):
         undecided[..., inside[0] + 1 :, :] = undecided[..., inside[1] + 1 :] = False
         prompt, cell = undecided.any(dim=1).flatten(1).nonzero(as_tuple=True)
         blocks = probes[:, :, 0].mT[..., None].repeat(1, 1, 1, 16)
-        exact = weights[prompt] @ self._upscale(cells[prompt, cell]).mT
+        known = halves[prompt, cell]
+        others = self._halve(cells[prompt, cell], _OFF_DIAGONAL)
+        halves = torch.cat([known[:, :1], others, known[:, 1:]], dim=1)
+        exact = weights[prompt] @ self._halve_again(halves).mT
         # No mask depends on which others are asked for.
         wanted = undecided.flatten(2)[prompt, :, cell][..., None]
         blocks[prompt, :, cell] = torch.where(wanted, exact, blocks[prompt, :, cell])
         return self.assemble(blocks, grid)
+
+    def _with_outputs(self, sparse_prompt_embeddings: Tensor) -> Tensor:
+        """(B, P, C) prompt tokens to (B, T, C): the IoU token, the mask tokens, the prompt."""
+        output_tokens = torch.cat([self.layers.iou_token.weight, self.layers.mask_tokens.weight])
+        output_tokens = output_tokens.expand(sparse_prompt_embeddings.shape[0], -1, -1)
+        return torch.cat([output_tokens, sparse_prompt_embeddings], dim=1)
 
     def _networks(self, tokens: Tensor, mixing: Tensor | None) -> Tensor:
         """(B, M, 32) what the wanted masks take their logits from the features with.
@@ -131,12 +163,20 @@ class FrozenDecoder(nn.Module):
         weights = torch.stack([mlp(tokens[:, 1 + k]) for k, mlp in enumerate(networks)], dim=1)
         return weights if mixing is None else mixing @ weights
 
-    def _upscale(self, cells: Tensor, parts: Sequence[int] = range(4)) -> Tensor:
-        """(..., C) cells to (..., parts², 32) features: of some parts of 2×2, twice."""
-        first, norm, _, second, _ = self.layers.output_upscaling
-        half = _upscale_by_two(cells, first, parts)
-        half = F.gelu(F.layer_norm(half, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        return F.gelu(_upscale_by_two(half, second, parts)).flatten(-3, -2)
+    def _upscale(self, cells: Tensor) -> Tensor:
+        """(..., C) cells to (..., 16, 32) features, in `mask_blocks` order."""
+        return self._halve_again(self._halve(cells))
+
+    def _halve(self, cells: Tensor, parts: Sequence[int] = range(4)) -> Tensor:
+        """(..., C) cells to (..., parts, 64): some of each one's 2×2 coarse halves."""
+        convolution, norm, *_ = self.layers.output_upscaling
+        halves = _upscale_by_two(cells, convolution, parts)
+        return _gelu(F.layer_norm(halves, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+
+    def _halve_again(self, halves: Tensor, parts: Sequence[int] = range(4)) -> Tensor:
+        """(..., K, 64) coarse halves to (..., K · parts, 32): some of each one's 2×2 fine ones."""
+        convolution = self.layers.output_upscaling[3]
+        return _gelu(_upscale_by_two(halves, convolution, parts)).flatten(-3, -2)
 
     def assemble(self, blocks: Tensor, grid: tuple[int, int]) -> Tensor:
         """Put the blocks of all cells, (B, M, N, 16), together as (B, M, 4h, 4w) logits."""
@@ -148,6 +188,12 @@ class FrozenDecoder(nn.Module):
     def predict_iou(self, tokens: Tensor) -> Tensor:
         """The decoder's estimate of each mask's IoU, (B, 4), from `attend`'s tokens."""
         return self.layers.iou_prediction_head(tokens[:, 0])  # type: ignore[no-any-return]
+
+
+def _gelu(fresh: Tensor) -> Tensor:
+    """The exact GELU; in place, which is faster, where no gradient needs what was there."""
+    activated: Tensor = F.gelu(fresh) if fresh.requires_grad else torch.ops.aten.gelu_(fresh)
+    return activated
 
 
 def _upscale_by_two(cells: Tensor, convolution: Any, parts: Sequence[int]) -> Tensor:

@@ -18,7 +18,7 @@ from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
 from samtune.masks import DatasetObject
 from samtune.metrics import boundary_iou, iou
-from samtune.predictor import Prediction, Predictor
+from samtune.predictor import AT_ONCE, Prediction, Predictor
 from samtune.prompts import Prompt, center_point, jittered_box, point_pair, random_point
 from samtune.sam import Embedding, Sam
 
@@ -159,13 +159,14 @@ def score_objects(
     for done, (index, embedding, things) in enumerate(
         _images(dataset, sam, cache, chosen), start=1
     ):
-        masks = [thing.mask() for thing in things]
         for scores, predictor in zip(found, predictors, strict=True):
-            answers: list[dict[PromptKind, tuple[AnswerScores, ...]]] = [{} for _ in masks]
+            answers: list[dict[PromptKind, tuple[AnswerScores, ...]]] = [{} for _ in things]
             for kind in kinds:
-                prompts = [prompts_for(mask, kind, index, n) for n, mask in enumerate(masks)]
+                prompts = [
+                    prompts_for(thing.mask(), kind, index, n) for n, thing in enumerate(things)
+                ]
                 detailed = every_detail or kind == "center"
-                scored = _score_prompts(predictor, embedding, masks, prompts, detailed, boundary)
+                scored = _score_prompts(predictor, embedding, things, prompts, detailed, boundary)
                 for answer, of_kind in zip(answers, scored, strict=True):
                     answer[kind] = of_kind
             scores += map(ObjectScores, answers)
@@ -204,28 +205,45 @@ def prompts_for(
 def _images(
     dataset: Dataset, sam: Sam, cache: EmbeddingCache, chosen: Sequence[int]
 ) -> Iterator[tuple[int, Embedding, list[DatasetObject]]]:
+    objects: dict[int, list[DatasetObject]] = {index: [] for index in chosen}
+    for thing in dataset.objects:
+        if thing.image_index in objects:
+            objects[thing.image_index].append(thing)
     for index in chosen:
         _, embedding = cache.encode(read_image(dataset.pairs[index].image), sam)
-        yield index, embedding, [thing for thing in dataset.objects if thing.image_index == index]
+        yield index, embedding, objects[index]
 
 
 def _score_prompts(
     predictor: Predictor,
     embedding: Embedding,
-    masks: list[NDArray[np.bool_]],
+    things: list[DatasetObject],
     prompts: list[tuple[Prompt, ...]],
     detailed: bool,
     boundary: bool,
 ) -> Iterator[tuple[AnswerScores, ...]]:
-    """Answer all prompts of an image together, and score them object by object."""
-    adapter = predictor.adapter
-    refine = detailed and adapter is not None and adapter.pmm is not None
+    """Answer the prompts of an image, and score them object by object."""
     together = [prompt for of_object in prompts for prompt in of_object]
-    answers = iter(predictor.predict(embedding, together, all_masks=detailed, refine=refine))
-    for target, of_object in zip(masks, prompts, strict=True):
+    answers = _answer_some_at_once(predictor, embedding, together, detailed)
+    for thing, of_object in zip(things, prompts, strict=True):
+        target = thing.mask()
         yield tuple(
             _score_answer(target, next(answers), detailed, detailed and boundary) for _ in of_object
         )
+
+
+def _answer_some_at_once(
+    predictor: Predictor, embedding: Embedding, prompts: list[Prompt], detailed: bool
+) -> Iterator[Prediction]:
+    """All answers, few of them at a time.
+
+    An image can have hundreds of objects, and an answer five masks of the image's size.
+    """
+    adapter = predictor.adapter
+    refine = detailed and adapter is not None and adapter.pmm is not None
+    for start in range(0, len(prompts), AT_ONCE):
+        some = prompts[start : start + AT_ONCE]
+        yield from predictor.predict(embedding, some, all_masks=detailed, refine=refine)
 
 
 def _score_answer(

@@ -24,6 +24,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 FORMATS_IN_WORDS = "JPEG, PNG, WebP, TIFF or BMP"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
+_STRIP = 512  # rows taken over at once
+
 # EXIF tag 274 "Orientation": how the stored pixels have to be turned to stand upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,6 +57,9 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
             read safely.
     """
     with _opened(path) as file:
+        file.load()  # before its orientation is asked for, see _upright
+        if file.mode == "RGB" and not file.has_transparency_data:
+            return _upright_rgb(file)
         image = _upright(file)
         if image.mode == "F" or image.mode.startswith("I"):
             grey = _scaled_to_8_bits(np.asarray(image))
@@ -152,7 +157,7 @@ def write_mask(path: Path, mask: npt.NDArray[np.bool_]) -> None:
         raise ValueError(f"a mask is (H, W) bool, not {mask.shape} {mask.dtype}")
     if path.suffix.lower() != ".png":
         raise OutputError(f"{path} cannot hold a mask: masks are written as PNG; name it .png.")
-    _write(path, Image.fromarray(mask.astype(np.uint8) * np.uint8(255)))
+    _write(path, Image.fromarray(mask.view(np.uint8) * np.uint8(255)))
 
 
 def write_image(path: Path, rgb: npt.NDArray[np.uint8]) -> None:
@@ -224,6 +229,24 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def _upright_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """What `_upright` shows of a loaded RGB image, taken over some rows at a time.
+
+    Pillow needs four bytes a pixel, and as many again for each image turned, and twice the
+    array for one made at once: of a photo of 100 megapixels that would be gigabytes.
+    """
+    width, height = image.size
+    orientation = _orientation(image)
+    pixels = np.empty((width, height, 3) if orientation >= 5 else (height, width, 3), np.uint8)
+    stored = pixels.swapaxes(0, 1) if orientation >= 5 else pixels  # a view, as are the next two
+    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
+    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        stored[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return pixels
 
 
 def _scaled_to_8_bits(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -8,15 +8,14 @@ them to the image embedding f_I, and an MLP on each token. All that is learned i
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from samtune.attention import fold_queries, unfold_values
+from samtune.attention import fold_queries, gather, unfold_values
+from samtune.image_cells import normalise_cells
 
 WIDTH = 256  # channels of a token and of an image cell, fixed by SAM
 HEADS = 8  # section 4.1
 MLP_WIDTH = 2048  # gives the paper's 1.6 M parameters
-_NORM_EPS = 1e-5  # as nn.LayerNorm
 
 
 class PromptLearningModule(nn.Module):
@@ -66,41 +65,22 @@ class PromptLearningModule(nn.Module):
         Returns:
             (B, P, C) adapted tokens f_P + Δf_P, for the frozen mask decoder.
         """
-        prompt = sparse_prompt_embeddings
-        cells = image_embeddings.flatten(2).transpose(1, 2)
-        pe = image_pe[0].flatten(1).T
+        normed = normalise_cells(image_embeddings, image_pe)
+        return self.adapt(sparse_prompt_embeddings, *normed)
+
+    def adapt(self, prompt: Tensor, normed: Tensor, normed_pe: Tensor) -> Tensor:
+        """The same for images whose cells were normalised before, by `normalise_cells`.
+
+        Args:
+            prompt: (B, P, C) prompt tokens f_P.
+            normed: (I, N, C) what tokens take of the cells.
+            normed_pe: (I, N, C) what they attend to.
+
+        Returns:
+            (B, P, C) adapted tokens.
+        """
         attended, _ = self.self_attention(prompt, prompt, prompt, need_weights=False)
         tokens = self.self_norm(prompt + attended)
-        mixed = _gather_normed(fold_queries(self, tokens + prompt), cells, pe)
+        _, mixed = gather(fold_queries(self, tokens + prompt), normed, normed_pe)
         tokens = self.image_norm(tokens + unfold_values(self, mixed, tokens.shape[1]))
         return prompt + cast(Tensor, self.final_norm(tokens + self.mlp(tokens)))
-
-
-def _gather_normed(queries: Tensor, cells: Tensor, pe: Tensor) -> Tensor:
-    """Let folded queries attend to layer-normed cells, without making those.
-
-    SAM's embeddings are small (a standard deviation of 0.1 with MobileSAM) beside the positional
-    encoding and the tokens; without a norm the tokens hardly see the image. With x_n a cell, p_n
-    its place, m_n its mean and s_n its standard deviation, and 1 a vector of ones:
-
-        q · ((x_n - m_n 1) / s_n + p_n)     =  (q · x_n - m_n (q · 1)) / s_n + q · p_n
-        Σ_n A_n (x_n - m_n 1) / s_n         =  Σ_n (A_n / s_n) x_n - (Σ_n (A_n / s_n) m_n) 1
-
-    Args:
-        queries: (B, Q, C).
-        cells: (I, N, C); B a multiple of I.
-        pe: (N, C).
-
-    Returns:
-        (B, Q, C) mixed cells.
-    """
-    # torch.var_mean takes ten times as long.
-    mean = cells.mean(dim=2)
-    squares = torch.linalg.vector_norm(cells, dim=2).square() / cells.shape[2]
-    variance = (squares - mean.square()).clamp(min=0)
-    scale, mean = torch.rsqrt(variance + _NORM_EPS)[:, None], mean[:, None]
-    asked = queries.reshape(cells.shape[0], -1, cells.shape[-1])
-    scores = asked @ cells.transpose(1, 2) - asked.sum(dim=2, keepdim=True) * mean
-    weights = torch.softmax(scores * scale + asked @ pe.T, dim=-1) * scale
-    mixed = weights @ cells - (weights * mean).sum(dim=2, keepdim=True)
-    return mixed.view(queries.shape)

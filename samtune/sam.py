@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from samtune.decoder import FrozenDecoder
 from samtune.errors import CheckpointError
+from samtune.image_cells import ImageCells
 from samtune.prompts import Prompt
 from samtune.tiny_vit import TinyViT
 from samtune.weights import Checkpoint, read_checkpoint
@@ -118,6 +119,7 @@ class Sam(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder: Any = prompt_encoder
         self.decoder = FrozenDecoder(mask_decoder)
+        self._last_cells: tuple[Embedding, ImageCells] | None = None
         self.requires_grad_(False).eval()
 
     @property
@@ -185,6 +187,15 @@ class Sam(nn.Module):
         size = (image.shape[0], image.shape[1])
         features = self.image_encoder(self.preprocess(image))[0].float().cpu()
         return Embedding(features, size, input_size(size, self.image_size))
+
+    @torch.inference_mode()
+    def image_cells(self, embedding: Embedding) -> ImageCells:
+        """What the decoder and the PLM need of an image, kept until the next image is asked for."""
+        if self._last_cells is None or self._last_cells[0] is not embedding:
+            features = embedding.features[None].to(self.device, torch.float32)
+            cells = self.decoder.prepare(features, self.image_pe, self.no_mask)
+            self._last_cells = (embedding, cells)
+        return self._last_cells[1]
 
     def encode_points(
         self, point_coords: Tensor, point_labels: Tensor, boxes: Tensor | None = None

@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from samtune.attention import (
     Projections,
+    fold_outputs,
     fold_queries,
     gather,
     gather_backward,
@@ -35,6 +36,7 @@ from samtune.attention import (
     split_heads,
     unfold_values,
 )
+from samtune.image_cells import ImageCells, first_layer
 
 
 def two_way(
@@ -55,23 +57,42 @@ def two_way(
     return cast(tuple[Tensor, Tensor], result)
 
 
+def two_way_on_image(
+    transformer: Any, prompt: Tensor, image: ImageCells, wanted: int
+) -> tuple[Tensor, Tensor]:
+    """The same for prompts of one image that was prepared for them, without gradients.
+
+    Args:
+        transformer: as for `two_way`.
+        prompt: (B, T, C) tokens.
+        image: the image.
+        wanted: how many of the tokens, the first ones, the caller wants back.
+
+    Returns:
+        (B, wanted, C) tokens and (B, N, C) cells.
+    """
+    first, *others = transformer.layers
+    tokens, cells = first_layer(first, prompt, image)
+    for upstream in others:
+        layer = _Layer(upstream, tokens, prompt, cells, image.pe, keep=False, first=False)
+        tokens, cells = layer.tokens, layer.moved
+    attention, tokens = transformer.final_attn_token_to_image, tokens[:, :wanted]
+    queries = fold_queries(attention, tokens + prompt[:, :wanted])
+    _, mixed = gather(queries, cells, cells + image.pe)
+    tokens = tokens + unfold_values(attention, mixed, wanted)
+    return transformer.norm_final_attn(tokens), cells
+
+
 def _fold_answers(
     attention: Projections, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What cells see of the tokens: (B, heads · T, C), (B, heads · T, 1), and take from them.
-
-    A cell's weights sum to one in every head, so that each head's tokens can carry their share
-    of the output's bias.
-    """
+    """What cells see of the tokens: (B, heads · T, C), (B, heads · T, 1), and take from them."""
     heads, width = attention.num_heads, keys.shape[-1]
     projected = split_heads(attention, attention.k_proj(keys))
     projected = projected * projected.shape[-1] ** -0.5
     folded = projected @ attention.q_proj.weight.view(heads, -1, width)
     offset = projected @ attention.q_proj.bias.view(heads, -1, 1)
-    out_weight = attention.out_proj.weight.view(width, heads, -1).permute(1, 2, 0)
-    outputs = split_heads(attention, attention.v_proj(values)) @ out_weight
-    outputs = outputs + attention.out_proj.bias / heads
-    return folded.flatten(1, 2), offset.flatten(1, 2), outputs.flatten(1, 2)
+    return folded.flatten(1, 2), offset.flatten(1, 2), fold_outputs(attention, values)
 
 
 class _Stage:

@@ -155,14 +155,15 @@ def test_a_stream_makes_one_coco_file_and_bad_lines_do_not_spoil_it():
 
 
 def test_an_interruption_keeps_what_was_done_in_the_coco_file(monkeypatch, workplace):
-    answer = Segmenter.answer
+    segment, seen = Segmenter._segment, []
 
-    def interrupted(self, image, prompts):
-        if image.name == "b.png":
+    def interrupted(self, pixels, prompts):
+        seen.append(pixels)
+        if len(seen) == 2:
             raise KeyboardInterrupt
-        return answer(self, image, prompts)
+        return segment(self, pixels, prompts)
 
-    monkeypatch.setattr(Segmenter, "answer", interrupted)
+    monkeypatch.setattr(Segmenter, "_segment", interrupted)
     result = run("segment", "a.png", "b.png", *CLICK, "-f", "coco", "-o", "out")
     assert result.exit_code == 130
     assert files_in(workplace / "out") == {"coco.json"}

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from decoding import decode
+from decoding import Decoded, decode
 from upstream import difference, modeling, sharpen
 
 from samtune.decoder import FrozenDecoder
@@ -56,6 +56,24 @@ def test_prompts_on_one_image_are_decoded_as_upstream(upstream_decoder, draw, pr
     assert decoded.low_res_logits.shape == (prompts, 4, 4 * HEIGHT, 4 * WIDTH)
     dense = no_mask.expand(prompts, -1, HEIGHT, WIDTH)
     assert_same(decoded, predict_masks(upstream_decoder, image, pe, sparse, dense))
+
+
+@pytest.mark.parametrize(("prompts", "tokens"), [(1, 1), (1, 2), (5, 3)])
+def test_prompts_on_a_prepared_image_are_decoded_as_upstream(
+    upstream_decoder, draw, prompts, tokens
+):
+    image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    sparse, no_mask = draw(prompts, tokens, CHANNELS), draw(1, CHANNELS, 1, 1)
+    decoder = FrozenDecoder(upstream_decoder)
+    prepared = decoder.prepare(image, pe, no_mask)
+    dense = no_mask.expand(prompts, -1, HEIGHT, WIDTH)
+    expected = predict_masks(upstream_decoder, image, pe, sparse, dense)
+    for _ in range(2):  # the prepared image stays as it is
+        output_tokens, cells = decoder.attend_to(prepared, sparse)
+        assert output_tokens.shape == (prompts, 5, CHANNELS)  # the IoU token and four masks'
+        blocks = decoder.mask_blocks(output_tokens, cells)
+        logits = decoder.assemble(blocks, (HEIGHT, WIDTH))
+        assert_same(Decoded(logits, decoder.predict_iou(output_tokens), cells), expected)
 
 
 def test_prompts_on_several_images_are_decoded_as_image_by_image(upstream_decoder, draw):

@@ -14,8 +14,8 @@ from samtune.evaluation import (
     evaluate,
     score_objects,
 )
-from samtune.images import read_image, read_labels
-from samtune.predictor import Predictor
+from samtune.images import read_image, read_labels, write_png
+from samtune.predictor import AT_ONCE, Predictor
 from samtune.prompts import center_point
 
 
@@ -142,3 +142,30 @@ def test_details_of_other_prompts_than_the_centre_are_left_out_unless_asked_for(
     assert (brief.oracle_iou, brief.refined_iou, brief.boundary_iou) == (None, None, None)
     assert None not in (whole.oracle_iou, whole.refined_iou, whole.boundary_iou)
     assert brief.iou == pytest.approx(whole.iou, abs=2e-3)
+
+
+def test_an_image_with_many_objects_is_scored_as_object_by_object(tmp_path, tiny_sam):
+    # More objects than are decoded at once, and images that are not in the objects' order.
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name, count in (("a", 2 * AT_ONCE + 1), ("b", 1)):
+        labels = np.zeros((48, 64), np.uint8)
+        for number in range(count):
+            labels[12 * (number // 4) :, 16 * (number % 4) :] = number + 2
+        write_png(tmp_path / "masks" / f"{name}.png", labels)
+        noise = rng.integers(0, 256, (*labels.shape, 3), dtype=np.uint8)
+        write_png(tmp_path / "images" / f"{name}.png", noise)
+    dataset = load_dataset(tmp_path, objects="instances")
+    assert len(dataset.objects) == 2 * AT_ONCE + 2
+    predictor, cache = Predictor(tiny_sam, build_adapter(tiny_sam)), EmbeddingCache()
+    (found,) = score_objects(dataset, tiny_sam, [predictor], cache, images=[1, 0])
+    expected = []
+    for index in (1, 0):
+        _, embedding = cache.encode(read_image(dataset.pairs[index].image), tiny_sam)
+        for thing in dataset.objects:
+            if thing.image_index == index:
+                (answer,) = predictor.predict(embedding, [center_point(thing.mask())])
+                expected.append(share(answer.mask, thing.mask()))
+    assert [one.mean("center") for one in found] == pytest.approx(expected)
+    assert len(set(expected)) > 3

@@ -93,6 +93,13 @@ def test_a_rotated_jpeg_stands_upright(tmp_path, orientation):
     assert image_size(path) == upright.shape[:2]
 
 
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_large_image_is_upright_in_all_its_strips(tmp_path, orientation):
+    stored = np.random.default_rng(0).integers(0, 256, (1030, 7, 3), dtype=np.uint8)
+    path = _oriented(tmp_path / "a.png", stored, orientation)
+    assert (read_image(path) == UPRIGHT[orientation](stored)).all()
+
+
 def test_a_photo_with_broken_exif_is_still_read(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(photo()).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\xff rubbish")

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from upstream import sharpen
 
+from samtune.image_cells import normalise_cells
 from samtune.plm import PromptLearningModule
 
 
@@ -54,6 +55,12 @@ def test_tokens_are_adapted_as_in_plain_torch(plm, draw, images, each, tokens):
     found = plm(prompt, image_embeddings, image_pe)
     expected = in_plain_torch(plm, prompt, image_embeddings.repeat_interleave(each, 0), image_pe)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_cells_normalised_before_give_the_same(plm, draw):
+    prompt, image_embeddings, image_pe = draw(4, 2, 256), draw(2, 256, 3, 5), draw(1, 256, 3, 5)
+    normed = normalise_cells(image_embeddings, image_pe)
+    assert torch.equal(plm.adapt(prompt, *normed), plm(prompt, image_embeddings, image_pe))
 
 
 def test_the_order_of_the_tokens_does_not_matter(plm, draw):

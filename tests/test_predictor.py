@@ -91,6 +91,21 @@ def test_one_point_alone_gets_the_best_of_three_by_predicted_iou(
     )
 
 
+def test_images_that_take_turns_are_not_mixed_up(tiny_sam, embedding, adapter):
+    # What depends on the image alone is kept for the next prompt on it.
+    other = replace(embedding, features=embedding.features.flip(2).contiguous())
+    for predictor in (Predictor(tiny_sam), Predictor(tiny_sam, adapter)):
+        first, flipped, again = (
+            predictor.predict(one, [POINT])[0].low_res_logits
+            for one in (embedding, other, embedding)
+        )
+        assert (first == again).all()
+        assert np.abs(first - flipped).max() > 0.1 * np.abs(first).max()
+        _, decoded = decode(tiny_sam, other, POINT, predictor.adapter)
+        closest = np.abs(decoded.low_res_logits[0].numpy() - flipped)[:, :REACHED].max(axis=(1, 2))
+        assert closest.min() < 1e-4 * np.abs(flipped).max()
+
+
 @pytest.mark.parametrize("prompt", [POINTS, BOX, Prompt.of(points=[(20, 30)], box=(5, 10, 50, 45))])
 def test_other_prompts_get_the_single_mask(tiny_sam, embedding, prompt):
     sam = with_best_output(tiny_sam, 2)
