@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install lint format test test-fast demo clean
+.PHONY: help install lint format test test-fast browser-test demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,6 +29,9 @@ test: install  ## run the whole suite
 
 test-fast: install  ## run what needs no real weights and takes seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+browser-test: install  ## drive the exported page in Chromium (apt-get install chromium npm)
+	SAMTUNE_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/test_browser.py
 
 demo: install  ## fit, evaluate and segment on the example task, from nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh

@@ -63,6 +63,7 @@ class AnnotatedImage:
 class Annotations:
     """What a file or folder of annotations holds; `found` has what was skipped, and faults."""
 
+    form: str  # "coco", "yolo" or "labelme"
     images: list[AnnotatedImage] = field(default_factory=list)
     categories: dict[str, str] = field(default_factory=dict)  # names by id; LabelMe's by name
     found: Pairing = field(default_factory=Pairing)

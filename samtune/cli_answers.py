@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from samtune.predictor import Prediction, Predictor
     from samtune.prompts import Prompt
+    from samtune.refinement import Move
     from samtune.results import Names, Result
     from samtune.sam import Embedding
     from samtune.writers import Writer
@@ -44,6 +45,7 @@ class Answer:
     def as_json(self) -> dict[str, Any]:
         """What --json says."""
         result, prompt = self.result, self.result.prompt
+        assert prompt is not None
         files = {name: None if path is None else str(path) for name, path in self.files.items()}
         told = {
             "image": str(self.image),
@@ -70,6 +72,7 @@ class Answer:
         names = ", ".join(map(str, paths))
         if not any(path.name.startswith(self.image.stem) for path in paths):
             names = f"{self.image} -> {names}" if paths else str(self.image)
+        assert self.result.score is not None
         words = f"{names}  score {self.result.score:.2f}, {self.result.area:,} px"
         if not self.result.area:
             words += " (nothing found)"
@@ -210,7 +213,9 @@ class Segmenter:
         overlay = None
         if self._overlay:
             (overlay,) = self._names.take(image.stem, "overlay.jpg")
-            write_image(overlay, draw_overlay(pixels, [one.mask for one in results], prompts))
+            moves = [move for one in results for move in one.moves]
+            masks = [one.mask for one in results]
+            write_image(overlay, draw_overlay(pixels, masks, prompts, moves))
         return [
             Answer(image, result, {name: paths[i] for name, paths in planned.items()}, overlay)
             for i, result in enumerate(results)
@@ -219,6 +224,8 @@ class Segmenter:
     def _predict(
         self, source: Source, embedding: "Embedding", prompts: list["Prompt"], started: float
     ) -> list["Result"]:
+        from samtune.polygons import mask_to_polygons
+        from samtune.refinement import contour_moves
         from samtune.results import Result
 
         predictions = source.predictor.predict(
@@ -226,7 +233,7 @@ class Segmenter:
         )
         results = []
         for prompt, prediction in zip(prompts, predictions, strict=True):
-            refined = prediction.refined
+            refined, contours = prediction.refined, prediction.contours
             answers = [(prediction.mask, prediction.score, prediction.low_res_logits)]
             answers += _others(prediction) if self._all_masks else []
             results += [
@@ -242,9 +249,12 @@ class Segmenter:
                 )
                 for mask, score, logits in answers
             ]
-            if refined is not None:
+            if refined is not None and contours is not None:
                 first = len(results) - len(answers)
-                results[first] = replace(results[first], mask=refined, refined=True)
+                moves: tuple[Move, ...] = ()
+                if self._overlay:
+                    moves = contour_moves(mask_to_polygons(prediction.mask), contours)
+                results[first] = replace(results[first], mask=refined, refined=True, moves=moves)
         each = (time.monotonic() - started) / len(results)
         return [replace(one, seconds=each) for one in results]
 

@@ -1,6 +1,9 @@
-"""`samtune export`: an adapter as ONNX files for other tools."""
+"""`samtune export`: an adapter as ONNX files for other tools, or as a page for browsers."""
 
+import shlex
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,7 +24,7 @@ from samtune.console import (
 from samtune.errors import PromptError
 
 if TYPE_CHECKING:
-    from samtune.parity import Question
+    from samtune.parity import Parity, Question
 
 
 def export(
@@ -29,7 +32,10 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")
     ] = Path(),
-    to: Annotated[Literal["onnx"], typer.Option(help="What to export to.")] = "onnx",
+    to: Annotated[
+        Literal["onnx", "web"],
+        typer.Option(help="ONNX files for other tools, or a page for browsers with its models."),
+    ] = "onnx",
     quantize: Annotated[
         bool,
         typer.Option("--quantize", help="int8 in the encoder and the PLM: smaller, a bit off."),
@@ -46,53 +52,79 @@ def export(
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
     quiet: QuietOption = False,
 ) -> None:
-    """Export an adapter with its frozen model as ONNX files.
+    """Export an adapter with its frozen model as ONNX files, or as a page.
 
-    Writes encoder.onnx, decoder.onnx (the signature of segment-anything's own export, so that
-    tools which take SAM take it), model.yaml for AnyLabeling and X-AnyLabeling, and parity.json.
-    They are compared with torch first; if they differ, nothing is written.
+    onnx writes encoder.onnx, decoder.onnx (the signature of segment-anything's own export, so
+    that tools which take SAM take it), model.yaml for AnyLabeling and X-AnyLabeling, and
+    parity.json. web writes a page for any server of static files: open a picture, click, and see
+    plain SAM's mask and the adapter's side by side. The models are compared with torch first; if
+    they differ, nothing is written.
     """
     from samtune.adapter import Adapter
-    from samtune.export import DECODER, ENCODER, MODEL, PARITY, export_onnx
+    from samtune.export import ONNX_FILES, export_onnx
+    from samtune.export_web import SITE_FILES, check_place, export_web
     from samtune.parity import drawn_questions, require_onnxruntime
+    from samtune.web_runtime import runtime_archive
 
     started = time.monotonic()
     check_adapters([adapter])
     require_onnxruntime()
     questions = drawn_questions() if prompts is None else _read_questions(prompts)
+    name = adapter.name.removesuffix(".safetensors")
     with Terminal(quiet) as terminal:
+        write: Callable[..., Sequence[Parity]] = export_onnx
+        if to == "web":
+            check_place(output)
+            write = partial(export_web, runtime=runtime_archive(terminal.show_bytes))
         sam = open_sam(terminal, checkpoint, "cpu")
-        parity = export_onnx(
+        parities = write(
             sam,
             Adapter.load(adapter, sam),
-            adapter.name.removesuffix(".safetensors"),
+            name,
             output,
             questions,
             quantize=quantize,
             on_progress=terminal.show,
         )
-    files = [output / name for name in (ENCODER, DECODER, MODEL, PARITY)]
+    files = [output / file for file in (SITE_FILES if to == "web" else ONNX_FILES)]
+    difference = max(parity.low_res_difference for parity in parities)
+    mask_iou = min(parity.mask_iou for parity in parities)
     if as_json:
         print_json(
             {
                 "adapter": str(adapter),
                 "files": [str(file) for file in files],
                 "quantized": quantize,
-                "questions": parity.questions,
-                "low_res_difference": parity.low_res_difference,
-                "mask_iou": parity.mask_iou,
+                "questions": len(questions),
+                "low_res_difference": difference,
+                "mask_iou": mask_iou,
                 "seconds": time.monotonic() - started,
             }
         )
         return
-    for file in files[:2]:
-        typer.echo(f"{file}  {file.stat().st_size / 1e6:.1f} MB")
-    for file in files[2:]:
-        typer.echo(file)
+    for line in _in_words(files) if to == "onnx" else [_site_in_words(files)]:
+        typer.echo(line)
     typer.echo(
-        f"as torch on {count(parity.questions, 'prompt')}: logits differ by up to "
-        f"{parity.low_res_difference:.1g}, least IoU of masks {parity.mask_iou:.4f}"
+        f"as torch on {count(len(questions), 'prompt')}: logits differ by up to "
+        f"{difference:.1g}, least IoU of masks {mask_iou:.4f}"
     )
+    if to == "web" and not quiet:
+        typer.echo(
+            f"to see it: python3 -m http.server --directory {shlex.quote(str(output))}, and open "
+            "http://localhost:8000",
+            err=True,
+        )
+
+
+def _in_words(files: list[Path]) -> list[str]:
+    """Each file, and how large the models are."""
+    sizes = [f"  {file.stat().st_size / 1e6:.1f} MB" * (file.suffix == ".onnx") for file in files]
+    return [f"{file}{size}" for file, size in zip(files, sizes, strict=True)]
+
+
+def _site_in_words(files: list[Path]) -> str:
+    size = sum(file.stat().st_size for file in files)
+    return f"{files[0]}  {size / 1e6:.1f} MB in {len(files)} files"
 
 
 def _read_questions(name: str) -> list["Question"]:

@@ -1,13 +1,27 @@
-"""What `segment --format` and `--label` ask for."""
+"""What `--format` and `--label` of `segment` and `refine` ask for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from samtune.results import Names
     from samtune.writers import Writer
+
+
+LabelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What objects are called in formats with classes. "
+        "[default: the adapter's name, or object]",
+    ),
+]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace coco, yolo, labelme and geojson files that exist."),
+]
 
 
 def chosen_formats(context: typer.Context, texts: list[str]) -> list[str]:

@@ -2,23 +2,31 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samtune.cli_segment import shall_refine
+from samtune.cli_formats import (
+    LabelOption,
+    OverwriteOption,
+    chosen_formats,
+    class_labels,
+    open_segment_writers,
+)
+from samtune.cli_refine_formats import FormatWriting, Refiner, open_refiner
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
     DeviceOption,
+    ImagesOption,
     JsonOption,
     QuietOption,
     Terminal,
     check_adapters,
     check_writable,
     count,
-    open_sam,
     print_json,
 )
 from samtune.errors import ImageError, OutputError
@@ -27,28 +35,59 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from samtune.foreign_masks import ForeignMasks
     from samtune.masks import DatasetObject
 
     LabelImage = NDArray[np.uint8 | np.uint16]
 
 
 def refine(
+    context: typer.Context,
     mask: Annotated[
         Path,
         typer.Argument(
-            metavar="MASK", help="A mask: 0 and 255, or a number for each object, as for fit."
+            metavar="MASK",
+            help="A mask: 0 and 255, or a number for each object, as for fit. Or annotations: a "
+            "COCO, LabelMe or YOLO file, or a folder of them.",
         ),
     ],
-    image: Annotated[Path, typer.Option(metavar="IMAGE", help="The image that the mask is of.")],
     adapter: Annotated[
         Path, typer.Option("--adapter", "-a", metavar="FILE", help="What fit wrote for such masks.")
     ],
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="The image that the mask is of. Of annotations, only this image's.",
+        ),
+    ] = None,
+    images: ImagesOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where to; beside MASK as .refined.png if not."
+            "--output",
+            "-o",
+            metavar="FILE|DIR",
+            help="Where to; beside MASK as .refined.png if not. With --format or annotations, a "
+            "folder.",
         ),
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="F",
+            help="What to write, as segment's --format. Without it, a mask with the same numbers, "
+            "or annotations of the same kind.",
+        ),
+    ] = None,
+    label: LabelOption = None,
+    overwrite: OverwriteOption = False,
+    overlay: Annotated[
+        bool,
+        typer.Option("--overlay", help="Also draw where the contours' points were and are now."),
+    ] = False,
     always: Annotated[
         bool,
         typer.Option(
@@ -64,39 +103,86 @@ def refine(
 
     Whatever tool made it: outer contours and holes of all its objects. Objects of less than 8
     pixels (after scaling the image's long side to 1024) stay as they are. Writes a mask with the
-    same numbers.
+    same numbers, annotations of the same kind, or what --format says.
     """
-    from samtune.adapter import Adapter
+    from samtune.foreign_masks import is_annotations
+
+    foreign = is_annotations(mask)
+    if image is None and not foreign:
+        context.fail("say which image the mask is of: --image IMAGE.")
+    chosen = chosen_formats(context, formats) if formats else []
+    own_label = class_labels(context, [adapter], label)
+    check_adapters([adapter])
+    load = partial(open_refiner, adapter, checkpoint, device, always=always, draws=overlay)
+    if image is not None and not foreign and not chosen:
+        _refine_file(mask, image, output, adapter, load, as_json, quiet)
+        return
+    work = _read_work(mask, image, images, quiet)
+    keep = [path for path, _ in work.images] + ([] if foreign else [mask])
+    labels = own_label if label is not None or not foreign else work.categories
+    names, writers = open_segment_writers(
+        chosen or [work.form], output or Path(), keep, list(labels), overwrite, quiet
+    )
+    check_writable((output or Path()) / "mask.png")
+    with Terminal(quiet) as terminal:
+        refiner = load(terminal)
+    failed = FormatWriting(refiner, adapter, labels, names, writers).write(work.images, as_json)
+    if failed:
+        if len(work.images) > 1 and not quiet:
+            typer.echo(f"{failed} of {len(work.images)} images failed.", err=True)
+        raise typer.Exit(1)
+
+
+def _read_work(mask: Path, image: Path | None, images: Path | None, quiet: bool) -> "ForeignMasks":
+    """Annotations, or a mask's own file as if it were such."""
+    from samtune.foreign_masks import ForeignMasks, is_annotations, read_foreign_masks
+
+    if not is_annotations(mask):
+        assert image is not None
+        _, objects, _ = _read_file(mask, image)
+        things = tuple(thing for _, thing in objects)
+        return ForeignMasks("png", (), ((image, things),), ())
+    work = read_foreign_masks(mask, image, images)
+    with Terminal(quiet) as terminal:
+        for skipped in work.skipped:
+            terminal.say(f"left out: {skipped.path.name}, {skipped.reason}")
+    return work
+
+
+def _refine_file(
+    mask: Path,
+    image: Path,
+    output: Path | None,
+    adapter: Path,
+    load: Callable[[Terminal], Refiner],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """From a mask's file to one with the same numbers."""
     from samtune.embeddings import EmbeddingCache
-    from samtune.images import read_image, write_png
-    from samtune.polygons import polygons_to_mask
-    from samtune.predictor import Predictor
+    from samtune.images import write_image, write_png
+    from samtune.overlay import draw_overlay
 
     started = time.monotonic()
     output = output or mask.with_name(f"{mask.stem}.refined.png")
-    check_adapters([adapter])
-    labels, objects = _read_objects(mask)
-    pixels = read_image(image)
-    if labels.shape != pixels.shape[:2]:
-        raise ImageError(
-            f"{mask} is {_in_words(labels.shape)} and {image} is {_in_words(pixels.shape)}: give "
-            "the image that the mask is of."
-        )
+    labels, objects, pixels = _read_file(mask, image)
     _check_output(output, keep=(mask, image))
     with Terminal(quiet) as terminal:
-        sam = open_sam(terminal, checkpoint, device)
-        predictor = Predictor(sam, Adapter.load(adapter, sam))
-        refined = shall_refine(terminal, adapter, predictor, always)
+        refiner = load(terminal)
         after = labels
-        if refined:
-            _, embedding = EmbeddingCache().encode(pixels, sam)
+        if refiner.refined:
+            _, embedding = EmbeddingCache().encode(pixels, refiner.predictor.sam)
             after = _refine_objects(
                 labels,
                 objects,
-                lambda one: polygons_to_mask(predictor.refine_mask(embedding, one), one.shape),
+                partial(refiner, embedding),
                 lambda done: terminal.show("refining", done, len(objects)),
             )
     write_png(output, after)
+    drawn = output.with_suffix(".overlay.jpg")
+    if refiner.draws:
+        masks = [after == value for value, _ in objects]
+        write_image(drawn, draw_overlay(pixels, masks, [], refiner.moves))
     changed = int((after != labels).sum())
     if as_json:
         print_json(
@@ -105,14 +191,33 @@ def refine(
                 "mask": str(output),
                 "adapter": str(adapter),
                 "objects": len(objects),
-                "refined": refined,
+                "refined": refiner.refined,
                 "changed": changed,
                 "area": sum(int((after == value).sum()) for value, _ in objects),
                 "seconds": time.monotonic() - started,
+                **({"overlay": str(drawn)} if refiner.draws else {}),
             }
         )
         return
     typer.echo(f"{output}  {count(len(objects), 'object')}, {changed:,} px changed")
+    if refiner.draws:
+        typer.echo(drawn)
+
+
+def _read_file(
+    mask: Path, image: Path
+) -> tuple["LabelImage", list[tuple[int, "DatasetObject"]], "NDArray[np.uint8]"]:
+    """A mask's numbers, its objects with theirs, and the image."""
+    from samtune.images import read_image
+
+    labels, objects = _read_objects(mask)
+    pixels = read_image(image)
+    if labels.shape != pixels.shape[:2]:
+        raise ImageError(
+            f"{mask} is {_in_words(labels.shape)} and {image} is {_in_words(pixels.shape)}: give "
+            "the image that the mask is of."
+        )
+    return labels, objects, pixels
 
 
 def _read_objects(path: Path) -> tuple["LabelImage", list[tuple[int, "DatasetObject"]]]:

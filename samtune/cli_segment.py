@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 import typer
 
 from samtune.cli_answers import Question, Segmenter, Source
-from samtune.cli_formats import chosen_formats, class_labels, open_segment_writers
+from samtune.cli_formats import (
+    LabelOption,
+    OverwriteOption,
+    chosen_formats,
+    class_labels,
+    open_segment_writers,
+)
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -101,20 +107,8 @@ def segment(
             "svg, npz (mask, logits, score). [default: png]",
         ),
     ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What objects are called in formats with classes. "
-            "[default: the adapter's name, or object]",
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Replace coco, yolo, labelme and geojson files that exist."
-        ),
-    ] = False,
+    label: LabelOption = None,
+    overwrite: OverwriteOption = False,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also draw masks and prompts on the image.")
     ] = False,

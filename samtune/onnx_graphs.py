@@ -1,9 +1,9 @@
-"""SAM and an adapter as two graphs that torch's ONNX exporter can follow.
+"""SAM, alone or with an adapter, as two graphs that torch's ONNX exporter can follow.
 
 The encoder takes an image as it is: RGB numbers from 0 to 255, scaled so that the long side is
 the model's input size; normalising and padding are part of the graph, as AnyLabeling wants it. The
-decoder is prompt encoder, PLM, mask decoder and the adapter's mixture of the masks, behind the
-signature of segment-anything's own export (`SamOnnxModel`, https://arxiv.org/abs/2304.02643).
+decoder is prompt encoder, PLM, mask decoder and the mixture of the masks, behind the signature of
+segment-anything's own export (`SamOnnxModel`, https://arxiv.org/abs/2304.02643).
 
 A tracer records what happens to tensors. So there is none of two_way.py's own autograd here but
 segment-anything's forward over the same weights, and nothing may depend on how many points the
@@ -64,17 +64,23 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """An embedding and a prompt to the adapter's mask, with the official SAM signature."""
+    """An embedding and a prompt to a mask, with the official SAM signature.
+
+    Args:
+        sam: the frozen model.
+        adapter: what to plug onto it; None is plain SAM.
+    """
 
     image_pe: Tensor
 
-    def __init__(self, sam: Sam, adapter: Adapter) -> None:
+    def __init__(self, sam: Sam, adapter: Adapter | None) -> None:
         super().__init__()
         self.prompt_encoder = sam.prompt_encoder
         self.layers = sam.decoder.layers
-        self.selector = adapter.selector
-        self.plm = copy.deepcopy(adapter.plm)
-        self.plm.self_attention = _SelfAttention(self.plm.self_attention)  # type: ignore[assignment]
+        self.selector = None if adapter is None else adapter.selector
+        self.plm = None if adapter is None else copy.deepcopy(adapter.plm)
+        if self.plm is not None:
+            self.plm.self_attention = _SelfAttention(self.plm.self_attention)  # type: ignore[assignment]
         self.image_size = sam.image_size
         self.register_buffer("image_pe", sam.image_pe.contiguous())
 
@@ -102,11 +108,12 @@ class DecoderGraph(nn.Module):
             masks (1, 1, H, W) logits, of which those above 0 are the mask; iou_predictions
             (1, 1) its estimated IoU; low_res_masks (1, 1, 4h, 4w) logits in the padded frame.
         """
-        prompt = self.plm(
-            self._embed_points(point_coords, point_labels), image_embeddings, self.image_pe
-        )
+        prompt = self._embed_points(point_coords, point_labels)
+        if self.plm is not None:
+            prompt = self.plm(prompt, image_embeddings, self.image_pe)
         cells = image_embeddings + self._embed_mask(mask_input, has_mask_input)
-        low_res_masks, iou_predictions = self._decode(prompt, cells)
+        given = (point_labels >= 0).sum()
+        low_res_masks, iou_predictions = self._decode(prompt, cells, given)
         masks = self._to_original_size(low_res_masks, orig_im_size)
         return masks, iou_predictions, low_res_masks
 
@@ -125,14 +132,23 @@ class DecoderGraph(nn.Module):
         embedded = encoder.mask_downscaling(mask_input)
         return has_mask_input * embedded + (1 - has_mask_input) * no_mask  # type: ignore[no-any-return]
 
-    def _decode(self, prompt: Tensor, image_cells: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, prompt: Tensor, image_cells: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         layers: Any = self.layers
         output_tokens = torch.cat([layers.iou_token.weight, layers.mask_tokens.weight])[None]
         tokens, cells = layers.transformer(
             image_cells, self.image_pe, torch.cat([output_tokens, prompt], dim=1)
         )
-        estimates = self.selector(tokens, layers.iou_prediction_head(tokens[:, 0]))
-        mixing = mixture(estimates)[:, None]
+        estimates = layers.iou_prediction_head(tokens[:, 0])
+        if self.selector is not None:
+            estimates = self.selector(tokens, estimates)
+            mixing = mixture(estimates)
+        else:
+            # As the predictor: one point alone is ambiguous and gets the best of the three
+            # masks for that, anything else the single mask, output 0.
+            single = F.one_hot(torch.zeros(1, dtype=torch.int64), estimates.shape[1])
+            ranked = estimates + (given.to(estimates.dtype) - 1.5) * 1000 * single
+            mixing = F.one_hot(ranked.argmax(dim=1), estimates.shape[1]).to(estimates.dtype)
+        mixing = mixing[:, None]
         networks = layers.output_hypernetworks_mlps
         weights = torch.stack([mlp(tokens[:, 1 + k]) for k, mlp in enumerate(networks)], dim=1)
         grid = image_cells.shape[-2:]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from samtune.polygons import mask_to_polygons
 from samtune.prompts import Prompt
+from samtune.refinement import Move
 
 Colour = tuple[int, int, int]  # RGB, 0 to 255
 
@@ -24,6 +25,8 @@ COLOURS: tuple[Colour, ...] = (
 )
 OBJECT_POINT: Colour = (0, 200, 80)
 BACKGROUND_POINT: Colour = (220, 40, 30)
+BEFORE: Colour = (213, 94, 0)  # a contour's point, and where refining moved it
+AFTER: Colour = (240, 228, 66)
 _WHITE: Colour = (255, 255, 255)
 _TINT = 0.45  # how much of a mask's colour lies over the photo
 
@@ -32,15 +35,19 @@ def draw_overlay(
     image: npt.NDArray[np.uint8],
     masks: Sequence[npt.NDArray[np.bool_]],
     prompts: Sequence[Prompt],
+    moves: Sequence[Move] = (),
 ) -> npt.NDArray[np.uint8]:
     """Tint and outline masks, each in a colour of its own, and mark the prompts.
 
-    Points on the object are green, on the background red, boxes white.
+    Points on the object are green, on the background red, boxes white. Points of a contour that
+    refining moved are orange where they were and yellow where they are now (Kim et al. 2024,
+    https://arxiv.org/abs/2403.09199, figure 5).
 
     Args:
         image: (H, W, 3) uint8 RGB; it stays as it is.
         masks: (H, W) bool each.
         prompts: in the image's pixels.
+        moves: what refining did to the masks' contours.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -51,6 +58,8 @@ def draw_overlay(
         colour = COLOURS[number % len(COLOURS)]
         tint(drawn, mask, colour)
         draw_outline(drawn, mask, colour, thickness)
+    for move in moves:
+        _mark_move(drawn, move, thickness)
     for prompt in prompts:
         mark_prompt(drawn, prompt, thickness)
     return drawn
@@ -100,3 +109,16 @@ def mark_prompt(drawn: npt.NDArray[np.uint8], prompt: Prompt, thickness: int) ->
         colour = OBJECT_POINT if label == 1 else BACKGROUND_POINT
         cv2.circle(drawn, (x, y), radius + thickness, _WHITE, cv2.FILLED, cv2.LINE_AA)
         cv2.circle(drawn, (x, y), radius, colour, cv2.FILLED, cv2.LINE_AA)
+
+
+def _mark_move(drawn: npt.NDArray[np.uint8], move: Move, thickness: int) -> None:
+    """Draw points of a contour before and after, in an image (H, W, 3), which is changed."""
+    before, after = (np.rint(points).astype(int).tolist() for points in move)
+    length = float(np.hypot(*np.diff(move[1], axis=0, append=move[1][:1]).T).sum())
+    every = max(1, round(4 * thickness * len(after) / max(length, 1)))  # or they would touch
+    pairs = list(zip(before, after, strict=True))[::every]
+    for start, end in pairs:
+        cv2.line(drawn, start, end, _WHITE, max(1, thickness // 2), cv2.LINE_AA)
+    for start, end in pairs:
+        cv2.circle(drawn, start, thickness, BEFORE, cv2.FILLED, cv2.LINE_AA)
+        cv2.circle(drawn, end, thickness, AFTER, cv2.FILLED, cv2.LINE_AA)

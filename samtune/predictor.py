@@ -8,6 +8,7 @@ mixture of all four, because the frozen IoU head does not know the task (selecto
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class Prediction:
             unless they were asked for.
         alternative_scores: (M,) their estimated IoU.
         alternative_logits: (M, 256, 256) float32, their logits in the padded input frame.
-        refined: (H, W) bool, the mask after contour refinement, where it was asked for.
+        contours: the polygons of the mask after contour refinement, where it was asked for.
     """
 
     mask: NDArray[np.bool_]
@@ -48,7 +49,15 @@ class Prediction:
     alternatives: NDArray[np.bool_]
     alternative_scores: NDArray[np.float32]
     alternative_logits: NDArray[np.float32]
-    refined: NDArray[np.bool_] | None = None
+    contours: tuple[Polygon, ...] | None = None
+
+    @cached_property
+    def refined(self) -> NDArray[np.bool_] | None:
+        """(H, W) bool, the mask after contour refinement, where it was asked for."""
+        if self.contours is None:
+            return None
+        height, width = self.mask.shape
+        return polygons_to_mask(self.contours, (height, width))
 
 
 class Predictor:
@@ -148,7 +157,7 @@ class Predictor:
                 alternatives=masks[position, 1:],
                 alternative_scores=scores[position, 1:],
                 alternative_logits=low_res[position, 1:],
-                refined=self.refine(embedding, cells[position], masks[position, 0])
+                contours=self.refine(embedding, cells[position], masks[position, 0])
                 if refine
                 else None,
             )
@@ -175,7 +184,7 @@ class Predictor:
 
     def refine(
         self, embedding: Embedding, image_features: Tensor, mask: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
+    ) -> tuple[Polygon, ...]:
         """Move a mask's contours with the Point Matching Module, once (refinement.py).
 
         Args:
@@ -184,14 +193,13 @@ class Predictor:
             mask: (H, W) bool.
 
         Returns:
-            (H, W) bool.
+            The polygons of the mask's parts, as `mask_to_polygons` orders them.
         """
         pmm = self._pmm
-        polygons = [
+        return tuple(
             refine_polygon(polygon, pmm, image_features, embedding, rounds=1)
             for polygon in mask_to_polygons(mask)
-        ]
-        return polygons_to_mask(polygons, embedding.original_size)
+        )
 
     @torch.inference_mode()
     def refine_mask(

@@ -48,7 +48,7 @@ def read_coco(path: Path, image_folder: Path | None = None) -> Annotations:
     except ValueError as error:
         raise DatasetError(f"{path} {error}. Give a COCO file, or a folder.") from error
     images, annotations, categories = _tables(path, data)
-    read = Annotations(categories=_categories(path, categories))
+    read = Annotations("coco", categories=_categories(path, categories))
     beside = (path.parent, path.parent / "images", path.parent.parent / "images")
     folders = beside if image_folder is None else (image_folder,)
     by_image: dict[object, list[Shape]] = {}

@@ -27,7 +27,7 @@ from samtune.annotations import (
     read_json,
     told_size,
 )
-from samtune.errors import ImageError
+from samtune.errors import DatasetError, ImageError
 from samtune.images import IMAGE_SUFFIXES, read_labels
 from samtune.pairs import Fault, Skipped
 
@@ -44,7 +44,7 @@ def labelme_files(folder: Path) -> list[Path]:
     for place in (folder, folder / "labels"):
         if place.is_dir():
             files = [path for path in sorted(place.glob("*.json")) if not path.name.startswith(".")]
-            if any(_is_labelme(path) for path in files):
+            if any(is_labelme(path) for path in files):
                 return files
     return []
 
@@ -56,7 +56,7 @@ def read_labelme(folder: Path, image_folder: Path | None = None) -> Annotations:
         folder: holds the JSON files, or has them in labels/; imagePath may lead anywhere in it.
         image_folder: where the images are, by their mere names, if not where imagePath says.
     """
-    read = Annotations()
+    read = Annotations("labelme")
     for path in labelme_files(folder):
         try:
             data = read_json(path)
@@ -79,7 +79,32 @@ def read_labelme(folder: Path, image_folder: Path | None = None) -> Annotations:
     return read
 
 
-def _is_labelme(path: Path) -> bool:
+def read_labelme_file(path: Path, image: Path) -> Annotations:
+    """Read one file; `image` is what it is of, whatever its imagePath says.
+
+    Raises:
+        DatasetError: it is not of LabelMe.
+    """
+    read = Annotations("labelme")
+    try:
+        data = read_json(path)
+    except ValueError as error:
+        raise DatasetError(f"{path} {error}. {_MEND}") from error
+    if not _has_shapes(data):
+        raise DatasetError(f"{path} is not of LabelMe: it has no list of shapes.")
+    shapes = _shapes(path, data["shapes"], read)
+    size = told_size(data.get("imageHeight"), data.get("imageWidth"))
+    read.images.append(AnnotatedImage(image, path, shapes, size))
+    return read
+
+
+def is_labelme(path: Path) -> bool:
+    """Whether a JSON file is of LabelMe.
+
+    Example:
+        >>> is_labelme(Path("no such file.json"))
+        False
+    """
     try:
         return _has_shapes(read_json(path))
     except ValueError:

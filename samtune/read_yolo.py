@@ -63,7 +63,7 @@ def read_yolo(folder: Path) -> Annotations:
     if places is None:
         raise DatasetError(f"{folder} holds no YOLO labels of images.")
     images, labels = places
-    read = Annotations(categories=_names(folder, labels))
+    read = Annotations("yolo", categories=_names(folder, labels))
     known = dict(read.categories)
     used: dict[Path, Path] = {}
     for image in _images(images):
@@ -81,6 +81,18 @@ def read_yolo(folder: Path) -> Annotations:
         if path not in used and path.name.lower() not in _NO_LABELS:
             read.found.skipped.append(Skipped(path, "labels of no image"))
     read.categories = dict(sorted(read.categories.items(), key=lambda item: int(item[0])))
+    return read
+
+
+def read_yolo_file(path: Path, image: Path) -> Annotations:
+    """Read one label file; `image` is what it is of, wherever it lies.
+
+    Raises:
+        DatasetError: data.yaml cannot be read.
+    """
+    read = Annotations("yolo", categories=_names(path.parent, path.parent))
+    shapes = list(_shapes(path, dict(read.categories), read))
+    read.images.append(AnnotatedImage(image, path, shapes))
     return read
 
 

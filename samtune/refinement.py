@@ -6,6 +6,8 @@ hole is moved on its own. What is too small to see in the features, or would not
 polygon afterwards, stays as it was.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +16,9 @@ from torch import Tensor
 from samtune.pmm import PointMatchingModule, resample_contour
 from samtune.polygons import Polygon, is_simple, is_valid
 from samtune.sam import Embedding
+
+Move = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Points along a contour, (K, 2) xy, and where they were moved to."""
 
 ROUNDS = 2  # of moving a foreign mask's contours; more wear off what was right
 _SMALLEST_CONTOUR = 8.0  # pixels of the input frame across; the features resolve no smaller ones
@@ -58,6 +63,26 @@ def refine_polygon(
     if changed and not is_valid(Polygon(exterior, changed)):
         holes = polygon.holes
     return Polygon(exterior, holes)
+
+
+def contour_moves(before: Sequence[Polygon], after: Sequence[Polygon]) -> tuple[Move, ...]:
+    """The points of the contours that refining moved, as the paper's figure 5 shows them.
+
+    Args:
+        before: a mask's polygons.
+        after: what became of each.
+
+    Returns:
+        Of each moved contour the points along it and the same points afterwards.
+    """
+    rings = [
+        (old, new)
+        for one, other in zip(before, after, strict=True)
+        for old, new in zip((one.exterior, *one.holes), (other.exterior, *other.holes), strict=True)
+    ]
+    return tuple(
+        (resample_contour(old, len(new)), new) for old, new in rings if not np.array_equal(old, new)
+    )
 
 
 def _moved(

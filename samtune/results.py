@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from samtune.polygons import extent
 from samtune.prompts import Prompt
+from samtune.refinement import Move
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,25 +18,33 @@ class Result:
 
     Args:
         mask: (H, W) bool at the image's own size.
-        score: the decoder's estimate of the mask's IoU, 0 to 1.
+        score: the decoder's estimate of the mask's IoU, 0 to 1; None for another tool's mask.
         label: what the object is called in formats that have classes.
-        prompt: what was asked, in the image's pixels.
+        prompt: what was asked, in the image's pixels, if it was.
         adapter: which adapter answered; None is plain SAM.
         refined: whether the mask's contours were refined; the logits are those before.
-        low_res_logits: (256, 256) float32 in the padded input frame, as SAM's mask prompt has it.
+        low_res_logits: (256, 256) float32 in the padded input frame, as SAM's mask prompt has it;
+            None for another tool's mask.
         logits: gives them at the image's own size, (H, W) float32; the mask is where they exceed 0.
+        moves: what refining did to the contours.
         seconds: what the mask took; those of an image's masks add up to the image's.
     """
 
     mask: npt.NDArray[np.bool_]
-    score: float
+    score: float | None
     label: str
-    prompt: Prompt
+    prompt: Prompt | None
     adapter: Path | None
     refined: bool
-    low_res_logits: npt.NDArray[np.float32]
-    logits: Callable[[], npt.NDArray[np.float32]]
+    low_res_logits: npt.NDArray[np.float32] | None = None
+    logits: Callable[[], npt.NDArray[np.float32]] | None = None
+    moves: tuple[Move, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def scored(self) -> dict[str, float]:
+        """The score as an entry of annotation formats; none where there is no score."""
+        return {} if self.score is None else {"score": round(self.score, 4)}
 
     @property
     def area(self) -> int:

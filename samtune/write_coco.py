@@ -118,5 +118,5 @@ def _described(result: Result) -> dict[str, Any]:
         "area": result.area,
         "bbox": result.bbox,
         "iscrowd": 0,
-        "score": round(result.score, 4),
+        **result.scored,
     }

@@ -98,7 +98,7 @@ class LabelMe(ImageFiles):
     """LabelMe's x.json, without the image in it.
 
     An object is a polygon, or several with one group_id; one with holes, which polygons there
-    cannot have, is a shape of type "mask". Each shape has a "score", which LabelMe keeps.
+    cannot have, is a shape of type "mask". Where there is a score, a shape has it as "score".
     """
 
     ending = "json"
@@ -179,8 +179,9 @@ class Svg(ImageFiles):
         count = drawing.count("<path ")
         for number, result in enumerate(results, start=count):
             colour = _SVG_COLOURS[number % len(_SVG_COLOURS)]
+            score = "" if result.score is None else f'data-score="{result.score:.4f}" '
             drawing += (
-                f'<path data-label={quoteattr(result.label)} data-score="{result.score:.4f}" '
+                f"<path data-label={quoteattr(result.label)} {score}"
                 f'fill="{colour}" fill-opacity="0.5" fill-rule="evenodd" stroke="{colour}" '
                 f'd="{_path_data(result)}"/>\n'
             )
@@ -226,7 +227,7 @@ def _shape(result: Result, kind: str, **others: Any) -> dict[str, Any]:
         "shape_type": kind,
         "flags": {},
         "mask": None,
-        "score": round(result.score, 4),
+        **result.scored,
         **others,
     }
 
@@ -267,7 +268,7 @@ def _feature(result: Result) -> dict[str, Any]:
         "properties": {
             "objectType": "annotation",  # this and the classification are QuPath's words
             "classification": {"name": result.label},
-            "score": round(result.score, 4),
+            **result.scored,
             "area": result.area,
         },
     }

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -183,25 +183,28 @@ class Npz(MaskFiles):
 
     mask (H, W) bool; logits (H, W) float32, positive on the mask (before refinement, if there was
     any); score (); low_res_logits (256, 256) float32, what SAM takes as a mask prompt; and the
-    prompt: point_coords (N, 2) xy, point_labels (N,), box (4,) xyxy, empty if there was none.
+    prompt: point_coords (N, 2) xy, point_labels (N,), box (4,) xyxy, empty if there was none. Of
+    another tool's mask, which `refine` writes, there is the mask alone.
     """
 
     ending = "npz"
 
     def save(self, path: Path, pixels: Image, result: Result) -> None:
         """Write one mask and its numbers."""
-        box = np.empty(0, np.float32) if result.prompt.box is None else result.prompt.box
+        known: dict[str, npt.NDArray[Any]] = {"mask": result.mask}
+        if result.logits is not None:
+            known["logits"] = result.logits()
+        if result.score is not None:
+            known["score"] = np.array(result.score, dtype=np.float32)
+        if result.low_res_logits is not None:
+            known["low_res_logits"] = result.low_res_logits
+        if result.prompt is not None:
+            box = result.prompt.box
+            known["point_coords"] = result.prompt.points
+            known["point_labels"] = result.prompt.labels
+            known["box"] = np.empty(0, np.float32) if box is None else box
         with atomic_write(path) as temporary:
-            np.savez_compressed(
-                temporary,
-                mask=result.mask,
-                logits=result.logits(),
-                score=np.float32(result.score),
-                low_res_logits=result.low_res_logits,
-                point_coords=result.prompt.points,
-                point_labels=result.prompt.labels,
-                box=box,
-            )
+            np.savez_compressed(temporary, **known)  # type: ignore[arg-type]
 
 
 class Instances(ImageFiles):

@@ -25,6 +25,7 @@ READING_ORDER = [
     "read_labelme",
     "annotation_objects",
     "dataset",
+    "foreign_masks",
     "prompts",
     "prompt_text",
     "onnx_weights",
@@ -53,8 +54,11 @@ READING_ORDER = [
     "sam_f",
     "sensitivity",
     "onnx_graphs",
+    "onnx_files",
     "parity",
     "export",
+    "web_runtime",
+    "export_web",
     "evaluation",
     "summaries",
     "resume",
@@ -83,6 +87,7 @@ READING_ORDER = [
     "cli_segment",
     "cli_evaluate",
     "cli_sensitivity",
+    "cli_refine_formats",
     "cli_refine",
     "cli_export",
     "cli",
@@ -186,5 +191,5 @@ def test_the_library_prints_nothing():
 
 def test_readme_lists_every_module_in_reading_order():
     readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
-    tree_of_files = readme.split("in reading order\n")[1].split("\ntests/")[0]
+    tree_of_files = readme.split("in reading order\n")[1].split("\nsamtune/web/")[0]
     assert [line.split()[0] for line in tree_of_files.splitlines()] == READING_ORDER

@@ -8,6 +8,7 @@ from command import files_in, one_error, photo, run, use_instead_of_weights, wri
 from PIL import Image
 from tiny_models import build_tiny_sam
 
+from samtune.export_web import SITE_FILES
 from samtune.parity import Parity
 
 FILES = ["encoder.onnx", "decoder.onnx", "model.yaml", "parity.json"]
@@ -90,3 +91,47 @@ def test_an_adapter_of_another_model_is_refused(workplace):
     write_adapter(workplace / "other.safetensors", build_tiny_sam(seed=9))
     assert "--checkpoint" in one_error(run("export", "other.safetensors", "-o", "out"))
     assert not (workplace / "out").exists()
+
+
+@pytest.fixture
+def runtime(tmp_path_factory, monkeypatch):
+    """Stands for onnxruntime-web's archive, which npm would bring."""
+    path = tmp_path_factory.mktemp("npm") / "archive.tgz"
+    monkeypatch.setattr("samtune.web_runtime.runtime_archive", lambda report: path)
+
+    def write(archive, folder):
+        assert archive == path
+        for name in ("ort.js", "ort.wasm"):
+            (folder / name).write_bytes(b"runtime")
+
+    monkeypatch.setattr("samtune.export_web.write_runtime", write)
+
+
+def test_a_page_is_written_and_how_to_see_it_is_told(workplace, runtime):
+    result = run("export", "plates.safetensors", "--to", "web", "-o", "my site")
+    assert result.exit_code == 0, result.output
+    assert files_in(workplace / "my site") == set(SITE_FILES)
+    assert json.loads((workplace / "my site/models.json").read_text())["name"] == "plates"
+    first, second = result.stdout.splitlines()
+    assert first.startswith("my site/index.html  ")
+    assert first.endswith(f" in {len(SITE_FILES)} files")
+    assert "5 prompts" in second
+    assert "python3 -m http.server --directory 'my site'" in result.stderr
+
+
+def test_json_names_the_page_s_files_and_the_worse_of_the_two_comparisons(
+    workplace, runtime, monkeypatch
+):
+    answers = iter([Parity(5, 1, 0.004, 0.9995, 0.0), Parity(5, 1, 0.002, 0.9992, 0.0)])
+    monkeypatch.setattr("samtune.export_web.compare", lambda *arguments: next(answers))
+    told = json.loads(run("export", "plates.safetensors", "--to", "web", "--json").stdout)
+    assert told["files"] == list(SITE_FILES)
+    assert (told["low_res_difference"], told["mask_iou"]) == (0.004, 0.9992)
+
+
+def test_a_page_of_somebody_else_is_not_overwritten(workplace, monkeypatch):
+    (workplace / "index.html").write_text("my home page")
+    monkeypatch.setattr("samtune.web_runtime.runtime_archive", lambda *a: pytest.fail("brought"))
+    message = one_error(run("export", "plates.safetensors", "--to", "web"))
+    assert "index.html is another page" in message
+    assert (workplace / "index.html").read_text() == "my home page"

@@ -1,6 +1,7 @@
 """`samtune refine`: any tool's mask, with the same numbers, refined."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -8,6 +9,10 @@ import pytest
 from command import files_in, one_error, photo, run, use_instead_of_weights, write_adapter
 from PIL import Image
 
+import samtune.images
+from samtune.dataset import load_dataset
+from samtune.errors import ImageError
+from samtune.formats import FORMATS
 from samtune.polygons import mask_to_polygons
 from samtune.predictor import Predictor
 
@@ -146,3 +151,159 @@ def test_bad_input_gets_one_line_and_nothing_is_written(workplace, labels, words
     before = {name: (workplace / name).read_bytes() for name in files_in(workplace)}
     assert named in one_error(run(*WORDS, *words))
     assert {name: (workplace / name).read_bytes() for name in files_in(workplace)} == before
+
+
+# ---------------------------------------------------------------------- formats, out and in
+
+FOREIGN = ["-a", "a.safetensors", "-o", "out"]
+LEFT = np.roll(rectangles(left=1), 5, axis=0) > 0  # what refining makes of it here
+RIGHT = np.roll(rectangles(right=1), 5, axis=0) > 0
+
+
+def objects_of(place, **options):
+    """What `fit` would read: (category or label, mask) of each object."""
+    return [(one.label, one.mask()) for one in load_dataset(place, **options).objects]
+
+
+def test_every_format_holds_the_refined_objects(workplace):
+    save(rectangles(left=2, right=3))
+    words = [*WORDS, "-f", ",".join(FORMATS), "-o", "out", "--label", "plate", "--json"]
+    told = list(map(json.loads, run(*words).stdout.splitlines()))
+    assert [one["changed"] for one in told] == [200, 200]
+    assert [one["label"] for one in told] == ["plate", "plate"]
+    assert all(list(one["files"]) == list(FORMATS) for one in told)
+    for number, expected in ((1, LEFT), (2, RIGHT)):
+        assert np.array_equal(read(f"out/a.{number}.mask.png") > 0, expected)
+        assert np.array_equal(read("out/a.instances.png") == number, expected)
+        with np.load(f"out/a.{number}.npz") as archive:
+            assert list(archive) == ["mask"]  # nothing was predicted
+            assert np.array_equal(archive["mask"], expected)
+    entry = json.loads((workplace / "out/coco.json").read_text())["annotations"][0]
+    assert "score" not in entry
+    assert "score" not in (workplace / "out/a.geojson").read_text()
+    assert "score" not in (workplace / "out/a.json").read_text()
+    assert "score" not in (workplace / "out/a.svg").read_text()
+
+
+@pytest.mark.parametrize("form", ["coco", "labelme", "yolo"])
+def test_annotations_are_refined_to_annotations_of_the_same_kind(workplace, form):
+    save(rectangles(left=1, right=2))
+    (workplace / "data").mkdir()
+    shutil.copy("a.png", "data/a.png")
+    write = ["refine", "m.png", "--image", "data/a.png", "-a", "a.safetensors", "-f", form]
+    assert run(*write, "-o", "data", "--label", "plate").exit_code == 0
+    place = "data/coco.json" if form == "coco" else "data"
+    result = run("refine", place, *FOREIGN)
+    assert result.exit_code == 0, result.output
+    assert "2 objects, 400 px changed" in result.stdout
+    shutil.copy("a.png", "out/a.png")
+    images = {} if form == "yolo" else {"images": workplace / "data"}
+    found = objects_of(workplace / ("out/coco.json" if form == "coco" else "out"), **images)
+    assert len(found) == 2
+    for (label, mask), once in zip(found, (LEFT, RIGHT), strict=True):
+        assert label == 1
+        assert np.array_equal(mask, np.roll(once, 5, axis=0))  # refined once, and once more
+    written = {"coco": "coco.json", "labelme": "a.json", "yolo": "classes.txt"}[form]
+    assert "plate" in (workplace / "out" / written).read_text()
+
+
+def test_annotations_that_exist_are_not_replaced_unasked(workplace):
+    save(rectangles(left=1))
+    run(*WORDS, "-f", "coco")
+    before = (workplace / "coco.json").read_bytes()
+    words = ["refine", "coco.json", "-a", "a.safetensors"]
+    assert "--overwrite" in one_error(run(*words))
+    assert (workplace / "coco.json").read_bytes() == before
+    assert run(*words, "--overwrite").exit_code == 0
+    ((_, mask),) = objects_of(workplace / "coco.json")
+    assert np.array_equal(mask, np.roll(LEFT, 5, axis=0))
+
+
+def test_categories_keep_their_names_and_their_order(workplace):
+    square = [[5, 5, 25, 5, 25, 23, 5, 23]]
+    entries = [
+        {"id": i, "image_id": 1, "category_id": c, "segmentation": square, "iscrowd": 0}
+        for i, c in ((1, 7), (2, 4))
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+        "annotations": entries,
+        "categories": [{"id": 4, "name": "cat"}, {"id": 7, "name": "dog"}],
+    }
+    (workplace / "c.json").write_text(json.dumps(content))
+    told = list(map(json.loads, run("refine", "c.json", *FOREIGN, "--json").stdout.splitlines()))
+    assert [one["label"] for one in told] == ["dog", "cat"]
+    written = json.loads((workplace / "out/coco.json").read_text())
+    assert [one["name"] for one in written["categories"]] == ["cat", "dog"]
+
+
+def test_a_broken_image_does_not_keep_the_others_from_being_refined(workplace, monkeypatch):
+    save(rectangles(left=1))
+    Image.fromarray(photo(SIZE, seed=4)).save("b.png")
+    for name in ("a", "b"):
+        words = ["refine", "m.png", "--image", f"{name}.png", "-a", "a.safetensors", "-o", "lm"]
+        run(*words, "-f", "labelme")
+        shutil.copy(f"{name}.png", "lm")
+        path = workplace / "lm" / f"{name}.json"
+        path.write_text(path.read_text().replace("../", ""))
+    whole = samtune.images.read_image
+
+    def broken(path):
+        if path.name == "a.png":
+            raise ImageError("a.png is damaged")
+        return whole(path)
+
+    monkeypatch.setattr("samtune.images.read_image", broken)
+    result = run("refine", "lm", *FOREIGN)
+    assert "a.png is damaged" in one_error(result)
+    assert "1 of 2 images failed" in result.stderr
+    assert files_in(workplace / "out") == {"b.json"}
+
+
+def test_the_overlay_shows_where_the_points_were_and_are(workplace):
+    Image.new("RGB", SIZE[::-1], (60, 60, 60)).save("a.png")
+    save(rectangles(left=255))
+    result = run(*WORDS, "--overlay", "--json")
+    assert json.loads(result.stdout)["overlay"] == "m.refined.overlay.jpg"
+    plain, drawn = (
+        np.asarray(Image.open(name), int) for name in ("a.png", "m.refined.overlay.jpg")
+    )
+    assert drawn.shape == plain.shape
+    changed = np.abs(drawn - plain).max(axis=2) > 60
+    assert changed[5, 4:7].all()  # the contour's first point was here, above the mask of now
+    assert not changed[5, 9:].any()
+    assert changed[10, 5:25].mean() > 0.9
+    assert not changed[:, 40:].any()
+    run(*WORDS, "--overlay", "-f", "png", "-o", "out")
+    assert files_in(workplace / "out") == {"a.mask.png", "a.overlay.jpg"}
+
+
+def test_a_mask_without_its_image_is_wrong_usage():
+    save(rectangles(left=255))
+    result = run("refine", "m.png", "-a", "a.safetensors")
+    assert result.exit_code == 2
+    assert "--image" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words", "named"),
+    [
+        ("x.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5", [], "--image"),
+        ("x.json", "{", [], "line 1, column 2"),
+        ("x.json", '{"shapes": [], "imagePath": "../../b.png"}', [], "--image"),
+        (
+            "x.json",
+            '{"images": [], "annotations": [], "categories": []}',
+            ["--image", "a.png"],
+            "a.png",
+        ),
+        ("x.txt", "0 0.1 0.1 0.5", ["--image", "a.png"], "3 numbers"),
+        ("x.txt", "0 0.1 0.1 0.5 0.1", ["--image", "a.png"], "is a box"),
+    ],
+)
+def test_bad_annotations_get_one_line_and_nothing_is_written(
+    workplace, name, content, words, named
+):
+    (workplace / name).write_text(content)
+    assert named in one_error(run("refine", name, *FOREIGN, *words))
+    assert not (workplace / "out").exists()

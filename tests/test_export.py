@@ -149,7 +149,7 @@ def test_parity_json_tells_what_was_compared(exported):
 
 def test_quantized_files_are_smaller_and_hold_int8(tiny_sam, adapter, exported, tmp_path, caplog):
     questions = [Question(photo(), Prompt.of(points=[(40, 20)]))]
-    parity = export_onnx(tiny_sam, adapter, "a", tmp_path, questions, quantize=True)
+    (parity,) = export_onnx(tiny_sam, adapter, "a", tmp_path, questions, quantize=True)
     decoder = tmp_path / "decoder.onnx"
     assert decoder.stat().st_size < (exported / "decoder.onnx").stat().st_size - 2_500_000
     kinds = {tensor.data_type for tensor in onnx.load(decoder).graph.initializer}
@@ -219,7 +219,7 @@ def test_a_file_that_onnx_runtime_cannot_read_is_said_so(tmp_path):
 def test_an_encoder_beyond_what_a_file_can_hold_is_refused(
     tiny_sam, adapter, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("samtune.export._LARGEST_ENCODER", 1000)
+    monkeypatch.setattr("samtune.onnx_files._LARGEST_ENCODER", 1000)
     with pytest.raises(ExportError, match="image encoder of mobile_sam"):
         export_onnx(tiny_sam, adapter, "a", tmp_path / "out", [])
     assert not (tmp_path / "out").exists()

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from samtune.overlay import BACKGROUND_POINT, COLOURS, OBJECT_POINT, draw_overlay
+from samtune.overlay import (
+    AFTER,
+    BACKGROUND_POINT,
+    BEFORE,
+    COLOURS,
+    OBJECT_POINT,
+    draw_overlay,
+)
 from samtune.prompts import Prompt
 
 
@@ -65,3 +72,14 @@ def test_marks_grow_with_the_image():
         return int((draw_overlay(grey(size), [], [prompt]) != 128).any(axis=2).sum())
 
     assert marked((1500, 2000)) > 10 * marked((150, 200))
+
+
+def test_points_that_refining_moved_are_marked_before_and_after():
+    before = np.array([[20, 10], [70, 10], [70, 50], [20, 50]], np.float32)
+    after = before + np.float32([0, 6])  # exchanged, x and y would be elsewhere
+    drawn = draw_overlay(grey(), [], [], [(before, after)])
+    for (x, y), (new_x, new_y) in zip(before.astype(int), after.astype(int), strict=True):
+        assert tuple(drawn[y, x]) == BEFORE
+        assert tuple(drawn[new_y, new_x]) == AFTER
+        assert (drawn[y + 3, x] > 200).all()  # the way between them
+    assert (drawn[20:40, 30:60] == 128).all()

@@ -15,6 +15,7 @@ from samtune.adapter import Adapter
 from samtune.errors import PromptError
 from samtune.metrics import iou
 from samtune.pmm import MAX_OFFSET
+from samtune.polygons import polygons_to_mask
 from samtune.predictor import AT_ONCE, Predictor
 from samtune.prompts import Prompt
 from samtune.sam import Embedding
@@ -256,6 +257,10 @@ def blob():
     return mask.astype(bool)
 
 
+def refined_mask(predictor, embedding, features, mask):
+    return polygons_to_mask(predictor.refine(embedding, features, mask), SIZE)
+
+
 def image_features(tiny_sam, embedding):
     return decode(tiny_sam, embedding, POINT)[1].image_features[0]
 
@@ -265,7 +270,7 @@ def test_refining_with_a_module_that_moves_nothing_keeps_the_mask(tiny_sam, embe
     for parameter in adapter.pmm.head[-1].parameters():
         parameter.zero_()
     predictor = Predictor(tiny_sam, adapter)
-    refined = predictor.refine(embedding, image_features(tiny_sam, embedding), blob())
+    refined = refined_mask(predictor, embedding, image_features(tiny_sam, embedding), blob())
     # The contours are resampled to 64 points: corners of the pixel staircase may be cut.
     assert iou(refined, blob()) > 0.97
     assert refined[3, 3]
@@ -285,7 +290,9 @@ def test_points_move_in_the_images_own_directions_and_units(tiny_sam, embedding,
     predictor = Predictor(tiny_sam, shifted(build_adapter(tiny_sam), dx, dy))
     mask = np.zeros(SIZE, np.uint8)
     cv2.circle(mask, (40, 25), 16, 1, -1)
-    refined = predictor.refine(embedding, image_features(tiny_sam, embedding), mask.astype(bool))
+    refined = refined_mask(
+        predictor, embedding, image_features(tiny_sam, embedding), mask.astype(bool)
+    )
     before, after = (np.argwhere(one).mean(axis=0)[::-1] for one in (mask, refined))
     np.testing.assert_allclose(after - before, [dx * 16, dy * 16], atol=0.3)
     assert refined.sum() == pytest.approx(mask.sum(), rel=0.03)
@@ -297,7 +304,7 @@ def test_an_object_at_the_images_border_is_refined_too(tiny_sam, embedding, dx):
     predictor = Predictor(tiny_sam, shifted(build_adapter(tiny_sam), dx, 0.0))
     mask = np.zeros(SIZE, dtype=bool)
     mask[10:40, :20] = True
-    refined = predictor.refine(embedding, image_features(tiny_sam, embedding), mask)
+    refined = refined_mask(predictor, embedding, image_features(tiny_sam, embedding), mask)
     assert not refined[:, 26:].any()
     assert refined[25].sum() == pytest.approx(20 if dx > 0 else 17, abs=1.5)
     assert refined[25, 22] == (dx > 0)
@@ -308,7 +315,7 @@ def test_objects_too_small_to_see_in_the_features_stay_as_they_were(tiny_sam, em
     mask = np.zeros(SIZE, dtype=bool)
     mask[5:10, 5:10] = True  # 8 pixels of the input frame: half a cell of the features
     mask[20:40, 30:60] = True
-    refined = predictor.refine(embedding, image_features(tiny_sam, embedding), mask)
+    refined = refined_mask(predictor, embedding, image_features(tiny_sam, embedding), mask)
     assert np.array_equal(refined[:15], mask[:15])
     assert not np.array_equal(refined[15:], mask[15:])
 
@@ -325,20 +332,20 @@ class Tangler(nn.Module):
 def test_contours_that_would_cross_themselves_stay_as_they_were(tiny_sam, embedding):
     predictor = Predictor(tiny_sam, replace(build_adapter(tiny_sam), pmm=Tangler()))
     features = image_features(tiny_sam, embedding)
-    assert np.array_equal(predictor.refine(embedding, features, blob()), blob())
+    assert np.array_equal(refined_mask(predictor, embedding, features, blob()), blob())
 
 
 def test_refined_masks_stay_within_the_image(tiny_sam, embedding, adapter):
     everything = np.ones(SIZE, dtype=bool)
     features = image_features(tiny_sam, embedding)
-    refined = Predictor(tiny_sam, adapter).refine(embedding, features, everything)
+    refined = refined_mask(Predictor(tiny_sam, adapter), embedding, features, everything)
     assert refined.shape == SIZE
 
 
 def test_an_empty_mask_is_refined_to_an_empty_mask(tiny_sam, embedding, adapter):
     features = image_features(tiny_sam, embedding)
     empty = np.zeros(SIZE, dtype=bool)
-    assert not Predictor(tiny_sam, adapter).refine(embedding, features, empty).any()
+    assert not refined_mask(Predictor(tiny_sam, adapter), embedding, features, empty).any()
 
 
 def test_refining_is_refused_where_there_is_nothing_to_refine_with(tiny_sam, embedding, adapter):

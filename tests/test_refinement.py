@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tiny_models import IMAGE_SIZE, build_adapter
 from torch import nn
 
-from samtune.pmm import POINTS
+from samtune.pmm import POINTS, resample_contour
 from samtune.polygons import Polygon, is_valid, mask_to_polygons, polygons_to_mask
 from samtune.predictor import AT_ONCE, Predictor
 from samtune.prompts import center_point
-from samtune.refinement import refine_polygon
+from samtune.refinement import contour_moves, refine_polygon
 from samtune.sam import Embedding, input_size
 
 SIZE = (50, 77)  # (H, W) of the image
@@ -202,3 +202,13 @@ def test_a_polygon_with_holes_is_valid_only_if_shapely_says_so(boxes):
         for other in (polygon.exterior, *polygon.holes)[i + 1 :]
     )
     assert is_valid(polygon) == (apart.is_valid and not touching)
+
+
+def test_moves_are_the_points_along_each_moved_contour_and_where_they_are_now():
+    before = ring()
+    untouched = Polygon(np.array([[1, 1], [4, 1], [4, 4]], np.float32))
+    points = resample_contour(before.holes[0])
+    after = Polygon(before.exterior, (points + np.float32([2, 0]), *before.holes[1:]))
+    ((old, new),) = contour_moves([untouched, before], [untouched, after])
+    np.testing.assert_allclose(old, points, atol=1e-5)
+    np.testing.assert_allclose(new - old, np.tile([2, 0], (len(points), 1)), atol=1e-4)
