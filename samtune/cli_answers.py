@@ -39,16 +39,19 @@ class Answer:
     def as_json(self) -> dict[str, Any]:
         """What --json says."""
         result, prompt = self.result, self.result.prompt
+        asked = None
+        if prompt is not None:
+            asked = {
+                "points": prompt.points.tolist(),
+                "labels": prompt.labels.tolist(),
+                "box": None if prompt.box is None else prompt.box.tolist(),
+            }
         files = {name: None if path is None else str(path) for name, path in self.files.items()}
         told = {
             "image": str(self.image),
             "mask": next(iter(files.values())),
             "files": files,
-            "prompt": {
-                "points": prompt.points.tolist(),
-                "labels": prompt.labels.tolist(),
-                "box": None if prompt.box is None else prompt.box.tolist(),
-            },
+            "prompt": asked,
             "score": result.score,
             "area": result.area,
             "bbox": result.bbox,
@@ -57,6 +60,7 @@ class Answer:
             "refined": result.refined,
             "seconds": result.seconds,
         }
+        told |= {"mask": None, "reason": result.reason} if result.reason else {}
         return told if self.overlay is None else {**told, "overlay": str(self.overlay)}
 
     def in_words(self, name_adapter: bool) -> str:
@@ -65,6 +69,9 @@ class Answer:
         names = ", ".join(map(str, paths))
         if not any(path.name.startswith(self.image.stem) for path in paths):
             names = f"{self.image} -> {names}" if paths else str(self.image)
+        if self.result.reason:
+            words = f"{names}  nothing found: {self.result.reason}"
+            return f"{words}, {self.result.adapter}" if name_adapter else words
         words = f"{names}  score {self.result.score:.2f}, {self.result.area:,} px"
         if not self.result.area:
             words += " (nothing found)"
@@ -86,12 +93,14 @@ class Segmenter:
         *,
         all_masks: bool,
         overlay: bool,
+        max_objects: int = 1,
     ) -> None:
         from samtune.embeddings import EmbeddingCache
 
         self.sources = sources
         self._cache = EmbeddingCache()
         self._all_masks, self._overlay = all_masks, overlay
+        self._max_objects = max_objects
         self._names, self._writers = names, writers
         self._last: tuple[object, NDArray[np.uint8], Embedding] | None = None
 
@@ -104,6 +113,10 @@ class Segmenter:
 
     def answer(self, image: Path, prompts: list["Prompt"]) -> list[Answer]:
         """Segment one image and write its masks.
+
+        Args:
+            image: the file.
+            prompts: what to segment; with none of them, adapters look for objects by themselves.
 
         Returns:
             An answer for each mask.
@@ -128,7 +141,8 @@ class Segmenter:
         overlay = None
         if self._overlay:
             (overlay,) = self._names.take(image.stem, "overlay.jpg")
-            write_image(overlay, draw_overlay(pixels, [one.mask for one in results], prompts))
+            shown = prompts or [one.prompt for one in results if one.prompt is not None]
+            write_image(overlay, draw_overlay(pixels, [one.mask for one in results], shown))
         return [
             Answer(image, result, {name: paths[i] for name, paths in planned.items()}, overlay)
             for i, result in enumerate(results)
@@ -153,11 +167,11 @@ class Segmenter:
     ) -> list["Result"]:
         from samtune.results import Result
 
-        predictions = source.predictor.predict(
-            embedding, prompts, all_masks=self._all_masks, refine=source.refine
-        )
-        results = []
-        for prompt, prediction in zip(prompts, predictions, strict=True):
+        results: list[Result] = []
+        predictions, reason = self._answer_or_find(source, embedding, prompts)
+        if reason:
+            return [_nothing(source, embedding, reason, time.monotonic() - started)]
+        for prompt, prediction in predictions:
             refined = prediction.refined
             answers = [(prediction.mask, prediction.score, prediction.low_res_logits)]
             answers += _others(prediction) if self._all_masks else []
@@ -179,6 +193,43 @@ class Segmenter:
                 results[first] = replace(results[first], mask=refined, refined=True)
         each = (time.monotonic() - started) / len(results)
         return [replace(one, seconds=each) for one in results]
+
+    def _answer_or_find(
+        self, source: Source, embedding: "Embedding", prompts: list["Prompt"]
+    ) -> tuple[list[tuple["Prompt", "Prediction"]], str]:
+        """Prompts and their answers; or why nothing was found."""
+        from samtune.finding import find_objects
+
+        predictor, options = (
+            source.predictor,
+            {"all_masks": self._all_masks, "refine": source.refine},
+        )
+        if prompts:
+            answers = predictor.predict(embedding, prompts, **options)
+            return list(zip(prompts, answers, strict=True)), ""
+        finding = find_objects(predictor, embedding, self._max_objects, **options)
+        return [(one.prompt, one.prediction) for one in finding.objects], finding.reason
+
+
+def _nothing(source: Source, embedding: "Embedding", reason: str, seconds: float) -> "Result":
+    """What stands for an image in which nothing was found."""
+    import numpy as np
+
+    from samtune.results import Result
+
+    empty = np.zeros(embedding.original_size, dtype=bool)
+    return Result(
+        mask=empty,
+        score=0.0,
+        label=source.label,
+        prompt=None,
+        adapter=source.adapter,
+        refined=False,
+        low_res_logits=np.zeros((0, 0), dtype=np.float32),
+        logits=lambda: np.zeros(embedding.original_size, dtype=np.float32),
+        seconds=seconds,
+        reason=reason,
+    )
 
 
 def _others(

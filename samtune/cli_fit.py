@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
-from samtune.config import FitConfig
+from samtune.config import PARTS, FitConfig, MethodName, Part
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -56,8 +56,27 @@ def fit(
         ),
     ] = None,
     method: Annotated[
-        Literal["plm"], typer.Option(help="What to train: the Prompt Learning Module.")
+        MethodName,
+        typer.Option(
+            help="plm trains the Prompt Learning Module; persam takes the images as references of "
+            "an object, trains nothing, and finds it without clicks; persam-f also learns which "
+            "of SAM's masks is meant."
+        ),
     ] = "plm",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|auto",
+            help="persam: one image only, or the one most like the others. [default: all]",
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART",
+            help=f"persam: leave out a part, to see what it does: {', '.join(PARTS)}.",
+        ),
+    ] = None,
     class_id: ClassOption = None,
     objects: ObjectsOption = None,
     images: ImagesOption = None,
@@ -102,13 +121,26 @@ def fit(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Train an adapter on images and masks, or on annotations of COCO, YOLO or LabelMe."""
+    """Make an adapter from images and masks, or from annotations of COCO, YOLO or LabelMe."""
     if val is not None and val_fraction is not None:
         context.fail("--val and --val-fraction exclude each other: give one.")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise typer.BadParameter("it is between 0 and 1.", param_hint="--val-fraction")
     if max_minutes is not None and not 0 < max_minutes < float("inf"):
         raise typer.BadParameter("it is more than 0.", param_hint="--max-minutes")
+    left_out = _parts(context, without or [])
+    if method == "plm" and (reference is not None or without):
+        context.fail("--reference and --without are for --method persam and persam-f.")
+    if method != "plm" and (epochs or max_minutes or no_pmm or resume):
+        context.fail(
+            f"--method {method} trains nothing step by step: --epochs, --max-minutes, --no-pmm and "
+            "--resume are for --method plm."
+        )
+    if method == "persam-f" and set(left_out) & {"cascade", "negative-point"}:
+        context.fail(
+            "--method persam-f has no negative point, and weighs the first of its cascade's "
+            "answers: leave out another part, or take --method persam."
+        )
     config = FitConfig(
         method=method,
         seed=seed,
@@ -119,6 +151,28 @@ def fit(
     )
     name = data.resolve().stem if data.is_file() else data.resolve().name
     output = Path(f"{name}.safetensors") if output is None else output
+    if method != "plm":
+        from samtune.cli_fit_references import fit_from_references
+
+        with Terminal(quiet) as terminal:
+            train, held = _read_references(
+                terminal, data, val, val_fraction, class_id, objects, images, config
+            )
+            check_writable(output)
+            fit_from_references(
+                terminal,
+                train,
+                held,
+                output,
+                method=method,
+                reference=reference,
+                without=left_out,
+                seed=seed,
+                checkpoint=checkpoint,
+                device=device,
+                as_json=as_json,
+            )
+        return
     state = Path(f"{output}.resume")
 
     with _explained_interruption(state), Terminal(quiet) as terminal:
@@ -141,6 +195,31 @@ def fit(
         explain_failure(result, path, output, kept)
     if not as_json:
         typer.echo(f"next: {next_command(path, held_out, checkpoint)}")
+
+
+def _parts(context: typer.Context, names: list[str]) -> list[Part]:
+    """The parts of persam that --without names, several by repeating or with commas."""
+    chosen = [name.strip() for text in names for name in text.split(",")]
+    for name in chosen:
+        if name not in PARTS:
+            context.fail(f"--without {name} is none of {', '.join(PARTS)}.")
+    return [part for part in PARTS if part in chosen]
+
+
+def _read_references(
+    terminal: Terminal,
+    data: Path,
+    val: Path | None,
+    val_fraction: float | None,
+    class_id: str | None,
+    objects: "Meaning | None",
+    images: Path | None,
+    config: FitConfig,
+) -> tuple["Dataset", "Dataset | None"]:
+    """Read references, and what is held out if that was asked for: one image may be all."""
+    if val is not None or val_fraction is not None:
+        return _read_data(terminal, data, val, class_id, objects, images, config)
+    return read_data(terminal, data, class_id, objects, images), None
 
 
 def _read_data(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.two_way import two_way
+from samtune.two_way import Guidance, two_way
 
 _PLAIN = 5.0  # logits beyond it, all around, are far from a boundary (benchmarks/README.md)
 _DIAGONAL = (0, 3)  # of 2×2, and of each again 2×2: with two, no boundary slips between them
@@ -38,6 +38,7 @@ class FrozenDecoder(nn.Module):
         image_pe: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
+        guidance: Guidance | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the two-way transformer on B prompts of I images, B / I consecutive ones each.
 
@@ -47,6 +48,7 @@ class FrozenDecoder(nn.Module):
             sparse_prompt_embeddings: (B, P, C) prompt tokens.
             dense_prompt_embeddings: (1, C, 1, 1), or (I or B, C, h, w) mask prompts; B mask
                 prompts make every prompt an image of its own.
+            guidance: towards a target, for inference only (two_way.py).
 
         Returns:
             (B, T, C) tokens (IoU token, mask tokens, prompt) and (B, N, C) cells, row by row,
@@ -60,7 +62,7 @@ class FrozenDecoder(nn.Module):
         output_tokens = torch.cat([self.layers.iou_token.weight, self.layers.mask_tokens.weight])
         output_tokens = output_tokens.expand(sparse_prompt_embeddings.shape[0], -1, -1)
         prompt = torch.cat([output_tokens, sparse_prompt_embeddings], dim=1)
-        return two_way(self.layers.transformer, prompt, cells, pe)
+        return two_way(self.layers.transformer, prompt, cells, pe, guidance)
 
     def mask_blocks(self, tokens: Tensor, cells: Tensor, outputs: Tensor | None = None) -> Tensor:
         """Decode cells into their own 4×4 blocks of mask logits, without their neighbours.

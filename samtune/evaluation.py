@@ -219,7 +219,7 @@ def _score_prompts(
 ) -> Iterator[tuple[AnswerScores, ...]]:
     """Answer all prompts of an image together, and score them object by object."""
     adapter = predictor.adapter
-    refine = detailed and adapter is not None and adapter.pmm is not None
+    refine = detailed and adapter is not None and adapter.learned.pmm is not None
     together = [prompt for of_object in prompts for prompt in of_object]
     answers = iter(predictor.predict(embedding, together, all_masks=detailed, refine=refine))
     for target, of_object in zip(masks, prompts, strict=True):

@@ -84,10 +84,15 @@ def export_onnx(
         How the files compare with torch.
 
     Raises:
-        ExportError: they do not answer as torch does (nothing is written then), ONNX Runtime is
-            missing, or the encoder is too large for one file.
+        ExportError: they do not answer as torch does (nothing is written then), the method cannot
+            be exported, ONNX Runtime is missing, or the encoder is too large for one file.
         OutputError: the folder cannot be written.
     """
+    if not adapter.learned.exports:
+        raise ExportError(
+            f"an adapter of {adapter.info.method} cannot be exported: it answers by decoding three "
+            "times, which SAM's ONNX signature has no room for. Adapters of --method plm can be."
+        )
     require_onnxruntime()  # before a minute of work
     told = on_progress or (lambda phase, done, total: None)
     weights = sum(p.numel() * p.element_size() for p in sam.image_encoder.parameters())

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.adapter import Adapter
+from samtune.prompt_learning import PromptLearning
 from samtune.sam import PIXEL_MEAN, PIXEL_STD, Sam
 
 ENCODER_INPUTS = ("input_image",)
@@ -71,8 +72,10 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.prompt_encoder = sam.prompt_encoder
         self.layers = sam.decoder.layers
-        self.selector = adapter.selector
-        self.plm = copy.deepcopy(adapter.plm)
+        learned = adapter.learned
+        assert isinstance(learned, PromptLearning), "export_onnx refuses the others"
+        self.selector = learned.selector
+        self.plm = copy.deepcopy(learned.plm)
         self.plm.self_attention = _SelfAttention(self.plm.self_attention)  # type: ignore[assignment]
         self.image_size = sam.image_size
         self.register_buffer("image_pe", sam.image_pe.contiguous())

@@ -124,7 +124,7 @@ class Predictor:
         tokens, cells = self._attend(embedding, features, prompts)
         estimates = decoder.predict_iou(tokens)
         if self.adapter is not None:
-            estimates = self.adapter.selector(tokens, estimates)
+            estimates = self.adapter.learned.estimate(tokens, estimates)
         # Which mask it will be is known before any is decoded.
         outputs = self._choose(prompts[0], estimates)
         if all_masks:
@@ -160,7 +160,7 @@ class Predictor:
     def _choose(self, prompt: Prompt, estimates: Tensor) -> Tensor:
         """Which of the four masks to return, (B, 1), for B prompts of the same form."""
         if self.adapter is not None:
-            return estimates.cpu().argmax(dim=1, keepdim=True)
+            return self.adapter.learned.choose(estimates.cpu())
         if prompt.box is None and len(prompt.points) == 1:  # ambiguous
             return best_of_three(estimates.cpu())
         return torch.zeros(len(estimates), 1, dtype=torch.int64)
@@ -222,17 +222,17 @@ class Predictor:
 
     @property
     def _pmm(self) -> PointMatchingModule:
-        if self.adapter is None or self.adapter.pmm is None:
+        if self.adapter is None or self.adapter.learned.pmm is None:
             raise ValueError("refining needs an adapter with a Point Matching Module")
-        return self.adapter.pmm
+        return self.adapter.learned.pmm
 
     def _attend(
         self, embedding: Embedding, features: Tensor, prompts: list[Prompt]
     ) -> tuple[Tensor, Tensor]:
         """Tokens and cells after the decoder's transformer, for prompts of one form."""
-        prompt_tokens = self.sam.encode_prompts(prompts, embedding.original_size)
         if self.adapter is not None:
-            prompt_tokens = self.adapter.plm(prompt_tokens, features, self.sam.image_pe)
+            return self.adapter.learned.attend(self.sam, embedding, features, prompts)
+        prompt_tokens = self.sam.encode_prompts(prompts, embedding.original_size)
         return self.sam.decoder.attend(features, self.sam.image_pe, prompt_tokens, self.sam.no_mask)
 
 

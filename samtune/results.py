@@ -19,23 +19,26 @@ class Result:
         mask: (H, W) bool at the image's own size.
         score: the decoder's estimate of the mask's IoU, 0 to 1.
         label: what the object is called in formats that have classes.
-        prompt: what was asked, in the image's pixels.
+        prompt: what was asked, in the image's pixels, or where an adapter looked by itself; None
+            where it found nothing.
         adapter: which adapter answered; None is plain SAM.
         refined: whether the mask's contours were refined; the logits are those before.
         low_res_logits: (256, 256) float32 in the padded input frame, as SAM's mask prompt has it.
         logits: gives them at the image's own size, (H, W) float32; the mask is where they exceed 0.
         seconds: what the mask took; those of an image's masks add up to the image's.
+        reason: why an adapter that looks by itself found nothing; the mask is empty then.
     """
 
     mask: npt.NDArray[np.bool_]
     score: float
     label: str
-    prompt: Prompt
+    prompt: Prompt | None
     adapter: Path | None
     refined: bool
     low_res_logits: npt.NDArray[np.float32]
     logits: Callable[[], npt.NDArray[np.float32]]
     seconds: float = 0.0
+    reason: str = ""
 
     @property
     def area(self) -> int:

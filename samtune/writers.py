@@ -94,8 +94,13 @@ class MaskFiles(Writer):
     ending: ClassVar[str]
 
     def plan(self, image: Path, results: Sequence[Result]) -> list[Path | None]:
-        """Name a file for each mask."""
-        return list(self.target.names.take(image.stem, self.ending, len(results)))
+        """Name a file for each mask; none for an object that was looked for and not found."""
+        paths = iter(
+            self.target.names.take(
+                image.stem, self.ending, sum(not result.reason for result in results)
+            )
+        )
+        return [None if result.reason else next(paths) for result in results]
 
     def write(
         self, image: Path, pixels: Image, results: Sequence[Result], paths: Sequence[Path | None]
@@ -190,7 +195,9 @@ class Npz(MaskFiles):
 
     def save(self, path: Path, pixels: Image, result: Result) -> None:
         """Write one mask and its numbers."""
-        box = np.empty(0, np.float32) if result.prompt.box is None else result.prompt.box
+        prompt = result.prompt
+        assert prompt is not None, "what was not found has no file"
+        box = np.empty(0, np.float32) if prompt.box is None else prompt.box
         with atomic_write(path) as temporary:
             np.savez_compressed(
                 temporary,
@@ -198,8 +205,8 @@ class Npz(MaskFiles):
                 logits=result.logits(),
                 score=np.float32(result.score),
                 low_res_logits=result.low_res_logits,
-                point_coords=result.prompt.points,
-                point_labels=result.prompt.labels,
+                point_coords=prompt.points,
+                point_labels=prompt.labels,
                 box=box,
             )
 

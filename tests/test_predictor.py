@@ -1,7 +1,5 @@
 """Which mask a prompt gets: from plain SAM, from an adapter, and after refinement."""
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
@@ -52,7 +50,7 @@ def decode(sam, embedding, prompt, adapter=None):
     """All four masks of one prompt at the image's size, and what the decoder says of them."""
     tokens = sam.encode_prompts([prompt], embedding.original_size)
     if adapter is not None:
-        tokens = adapter.plm(tokens, embedding.features[None], sam.image_pe)
+        tokens = adapter.learned.plm(tokens, embedding.features[None], sam.image_pe)
     decoded = decode_prompts(sam, embedding.features[None], tokens)
     logits = postprocess_masks(decoded.low_res_logits, sam.image_size, embedding.input_size, SIZE)
     return (logits[0] > 0).numpy(), decoded
@@ -189,9 +187,9 @@ def test_an_adapter_returns_the_mask_that_its_selector_chooses(
 ):
     # Any of the four, for any prompt: which one is right was learned, not SAM's rule.
     adapter = build_adapter(tiny_sam)
-    for parameter in adapter.selector.parameters():
+    for parameter in adapter.learned.selector.parameters():
         parameter.zero_()
-    adapter.selector.from_iou_token.bias[preferred] = 5.0
+    adapter.learned.selector.from_iou_token.bias[preferred] = 5.0
     masks, decoded = decode(tiny_sam, embedding, prompt, adapter)
     (prediction,) = Predictor(tiny_sam, adapter).predict(embedding, [prompt])
     assert np.array_equal(prediction.mask, masks[preferred])
@@ -203,7 +201,10 @@ def test_an_adapter_returns_the_mask_that_its_selector_chooses(
 
 def test_an_adapter_that_changes_no_token_and_no_estimate_is_sam_itself(tiny_sam, embedding):
     adapter = build_adapter(tiny_sam)
-    for parameter in (*adapter.plm.final_norm.parameters(), *adapter.selector.parameters()):
+    for parameter in (
+        *adapter.learned.plm.final_norm.parameters(),
+        *adapter.learned.selector.parameters(),
+    ):
         parameter.zero_()
     (prediction,) = Predictor(tiny_sam, adapter).predict(embedding, [POINT])
     masks, decoded = decode(tiny_sam, embedding, POINT)
@@ -242,7 +243,7 @@ def image_features(tiny_sam, embedding):
 
 def test_refining_with_a_module_that_moves_nothing_keeps_the_mask(tiny_sam, embedding):
     adapter = build_adapter(tiny_sam)
-    for parameter in adapter.pmm.head[-1].parameters():
+    for parameter in adapter.learned.pmm.head[-1].parameters():
         parameter.zero_()
     predictor = Predictor(tiny_sam, adapter)
     refined = predictor.refine(embedding, image_features(tiny_sam, embedding), blob())
@@ -254,7 +255,7 @@ def test_refining_with_a_module_that_moves_nothing_keeps_the_mask(tiny_sam, embe
 
 def shifted(adapter, dx, dy):
     """Make every offset the same, in units of the object's half size."""
-    last = adapter.pmm.head[-1]
+    last = adapter.learned.pmm.head[-1]
     last.weight.zero_()
     last.bias.copy_(torch.atanh(torch.tensor([dx, dy]) / MAX_OFFSET))
     return adapter
@@ -303,7 +304,9 @@ class Tangler(nn.Module):
 
 
 def test_contours_that_would_cross_themselves_stay_as_they_were(tiny_sam, embedding):
-    predictor = Predictor(tiny_sam, replace(build_adapter(tiny_sam), pmm=Tangler()))
+    adapter = build_adapter(tiny_sam)
+    adapter.learned.pmm = Tangler()
+    predictor = Predictor(tiny_sam, adapter)
     features = image_features(tiny_sam, embedding)
     assert np.array_equal(predictor.refine(embedding, features, blob()), blob())
 
@@ -322,6 +325,6 @@ def test_an_empty_mask_is_refined_to_an_empty_mask(tiny_sam, embedding, adapter)
 
 
 def test_refining_is_refused_where_there_is_nothing_to_refine_with(tiny_sam, embedding, adapter):
-    for one in (None, replace(adapter, pmm=None)):
+    for one in (None, build_adapter(tiny_sam, pmm=False)):
         with pytest.raises(ValueError, match="Point Matching Module"):
             Predictor(tiny_sam, one).predict(embedding, [POINT], refine=True)
