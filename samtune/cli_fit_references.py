@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from samtune.config import Part
+from samtune.config import PARTS, Part
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     Terminal,
     count,
     duration,
+    file_size,
     open_sam,
     percent,
     print_json,
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 
 _NAMED = 3  # references are named up to here, then counted
 Held = tuple["Scores", "Scores", "FoundScores"]  # plain SAM, the adapter with clicks, and without
+
+
+def parse_parts(context: typer.Context, names: list[str]) -> list[Part]:
+    """The parts of persam that --without names, several by repeating or with commas."""
+    chosen = [name.strip() for text in names for name in text.split(",")]
+    for name in chosen:
+        if name not in PARTS:
+            context.fail(f"--without {name} is none of {', '.join(PARTS)}.")
+    return [part for part in PARTS if part in chosen]
 
 
 def fit_from_references(
@@ -135,7 +145,7 @@ def _in_words(fitted: "ReferenceFit", held: Held | None, path: Path) -> str:
         lines += ["mean %; without a click, one object an image is looked for", ""]
     phases = ", ".join(f"{phase} {_seconds(taken)}" for phase, taken in fitted.seconds.items())
     lines.append(f"time: {phases}")
-    lines.append(f"wrote {path} ({path.stat().st_size / 1e3:.1f} kB)")
+    lines.append(f"wrote {path} ({file_size(path)})")
     return "\n".join(lines)
 
 

@@ -90,7 +90,7 @@ def find_objects(
     misses = 0
     while len(found) < max_objects and misses < _MISSES and (prompt := search.propose()):
         (answer,) = predictor.predict(embedding, [prompt], all_masks=all_masks, refine=refine)
-        presence = search.presence(answer.mask, answer.score)
+        presence = search.presence(answer.mask)
         search.suppress(answer.mask)
         known = any(_same(answer.mask, one.prediction.mask) for one in found)
         if known or presence < ACCEPTED:
@@ -103,5 +103,4 @@ def find_objects(
 
 
 def _same(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    """Whether two masks are of one object: alike, or one of them mostly within the other."""
     return iou(mask, other) > SAME_IOU

@@ -14,24 +14,34 @@ from samtune.prompts import Prompt
 from samtune.sam import Embedding
 from samtune.targets import KEPT_SHARE, covered_share, point_in_cell
 
-# Presence is a logistic regression on what an answer's cells are like and on its predicted IoU,
-# fitted to answers on images of six tasks (benchmarks/README.md).
-_BIAS, _PER_LIKENESS, _PER_SCORE = -4.0, 4.0, 4.0
+# Presence is a logistic regression on how much an answer's cells are like the object, fitted to
+# answers on training images of six tasks (benchmarks/README.md). The decoder's estimate of the IoU
+# does not help: it is near 1 whatever the mask is of.
+_PER_LIKENESS, _HALFWAY = 3.0, 0.5
+_LARGEST = 700.0  # exponent that a float holds
 
 
 class LocationPrior:
     """A search for objects in one image (method.Search).
 
     Args:
-        likeness: (rows, columns) from `Direction.likeness`.
+        likeness: (rows, columns) from `Direction.likeness`: where to look.
+        familiar: (rows, columns) likewise, of the target vector alone: whether it is that. An
+            image of something else can be as far from the references' background as the object.
         embedding: the image.
         negative: whether to point at the least similar place as well.
     """
 
     def __init__(
-        self, likeness: NDArray[np.float32], embedding: Embedding, *, negative: bool
+        self,
+        likeness: NDArray[np.float32],
+        familiar: NDArray[np.float32],
+        embedding: Embedding,
+        *,
+        negative: bool,
     ) -> None:
-        self._likeness, self._embedding, self._negative = likeness, embedding, negative
+        self._likeness, self._familiar = likeness, familiar
+        self._embedding, self._negative = embedding, negative
         self._open = np.ones(likeness.shape, dtype=bool)
 
     def propose(self) -> Prompt | None:
@@ -44,13 +54,15 @@ class LocationPrior:
         beside = [point_in_cell(least, self._embedding)] if self._negative and least != most else []
         return Prompt.of([point_in_cell(most, self._embedding)], beside)
 
-    def presence(self, mask: NDArray[np.bool_], score: float) -> float:
-        """How likely an answer is the object: it is like the target, and SAM is sure of it."""
+    def presence(self, mask: NDArray[np.bool_]) -> float:
+        """How likely an answer is on the object: its cells' mean is like it, by both maps."""
         share = covered_share(mask, self._embedding)
         if not share.any():
             return 0.0
-        alike = float((share * self._likeness).sum() / share.sum())
-        return 1 / (1 + math.exp(-(_BIAS + _PER_LIKENESS * alike + _PER_SCORE * score)))
+        alike = min(
+            float((share * one).sum() / share.sum()) for one in (self._likeness, self._familiar)
+        )
+        return 1 / (1 + math.exp(min(_PER_LIKENESS * (_HALFWAY - alike), _LARGEST)))
 
     def suppress(self, mask: NDArray[np.bool_]) -> None:
         """Leave out the cells that a mask covers by half."""

@@ -23,13 +23,8 @@ class Search(Protocol):
     def propose(self) -> Prompt | None:
         """Where to look next, in pixels of the image; None where nothing is left."""
 
-    def presence(self, mask: NDArray[np.bool_], score: float) -> float:
-        """How likely it is, 0 to 1, that the answer to a proposal is an object.
-
-        Args:
-            mask: (H, W) bool, the answer.
-            score: the decoder's estimate of its IoU.
-        """
+    def presence(self, mask: NDArray[np.bool_]) -> float:
+        """How likely it is, 0 to 1, that an answer, (H, W) bool, is on an object."""
 
     def suppress(self, mask: NDArray[np.bool_]) -> None:
         """Look elsewhere from now on: (H, W) bool is known."""

@@ -41,30 +41,36 @@ class Persam(Method):
 
     Args:
         target: (256,) float32, the target vector.
-        direction: where to look.
+        where: the direction to look in.
+        what: the target vector's own, to tell whether what was found is the object.
         without: parts to leave out, to see what each of them does; "background" is a matter of
             the direction alone.
     """
 
     finds: ClassVar[bool] = True
     target: Tensor
-    direction: Tensor
-    offset: Tensor
+    directions: Tensor
+    offsets: Tensor
     _box_at_once: ClassVar[bool] = False  # whether the cascade's second step has a box already
 
     def __init__(
-        self, target: NDArray[np.float32], direction: Direction, without: Collection[Part] = ()
+        self,
+        target: NDArray[np.float32],
+        where: Direction,
+        what: Direction,
+        without: Collection[Part] = (),
     ) -> None:
         super().__init__()
         self.register_buffer("target", torch.from_numpy(target))
-        self.register_buffer("direction", torch.from_numpy(direction.vector))
-        self.register_buffer("offset", torch.tensor(direction.offset))
+        vectors = np.stack([where.vector, what.vector])
+        self.register_buffer("directions", torch.from_numpy(vectors))
+        self.register_buffer("offsets", torch.tensor([where.offset, what.offset]))
         self.without = frozenset(without)
 
     @classmethod
     def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
         """As Method's; the settings say which parts are left out."""
-        return cls(*_zeros(), settings.get("without", ()))
+        return cls(*_zeros(), without=settings.get("without", ()))
 
     def attend(
         self, sam: Sam, embedding: Embedding, features: Tensor, prompts: Sequence[Prompt]
@@ -86,11 +92,17 @@ class Persam(Method):
     def search(self, embedding: Embedding) -> "LocationPrior":
         """As Method's: by similarity with the target."""
         negative = "negative-point" not in self.without
-        return LocationPrior(self.likeness(embedding), embedding, negative=negative)
+        where, what = (self.likeness(embedding, row) for row in (0, 1))
+        return LocationPrior(where, what, embedding, negative=negative)
 
-    def likeness(self, embedding: Embedding) -> NDArray[np.float32]:
-        """How much each cell of an image is like the object, (rows, columns)."""
-        direction = Direction(self.direction.cpu().numpy(), float(self.offset))
+    def likeness(self, embedding: Embedding, row: int = 0) -> NDArray[np.float32]:
+        """How much each cell of an image is like the object, (rows, columns).
+
+        Args:
+            embedding: the image.
+            row: 0 is where to look, 1 what it is.
+        """
+        direction = Direction(self.directions[row].cpu().numpy(), float(self.offsets[row]))
         return direction.likeness(embedding)
 
     def _guidance(self, sam: Sam, embedding: Embedding) -> Guidance:
@@ -122,7 +134,8 @@ class PersamF(Persam):
 
     Args:
         target: (256,) float32, the target vector.
-        direction: where to look.
+        where: the direction to look in.
+        what: the target vector's own.
         weights: of the first two masks; all three sum to 1.
         without: parts to leave out; the cascade cannot be, nor is there a negative point.
     """
@@ -132,11 +145,12 @@ class PersamF(Persam):
     def __init__(
         self,
         target: NDArray[np.float32],
-        direction: Direction,
+        where: Direction,
+        what: Direction,
         weights: tuple[float, float] = (0.0, 0.0),
         without: Collection[Part] = (),
     ) -> None:
-        super().__init__(target, direction, {*without, "negative-point"} - {"cascade"})
+        super().__init__(target, where, what, {*without, "negative-point"} - {"cascade"})
         self.weights = nn.Parameter(torch.tensor(weights))
 
     @classmethod
@@ -200,6 +214,7 @@ class _Decoding:
         return Prompt(prompt.points, prompt.labels, box_around(mask[0, 0]))
 
 
-def _zeros() -> tuple[NDArray[np.float32], Direction]:
-    """A target and a direction for a file's tensors to be loaded into."""
-    return np.zeros(WIDTH, np.float32), Direction(np.zeros(WIDTH, np.float32), 0.0)
+def _zeros() -> tuple[NDArray[np.float32], Direction, Direction]:
+    """A target and two directions for a file's tensors to be loaded into."""
+    vector = np.zeros(WIDTH, np.float32)
+    return vector, Direction(vector, 0.0), Direction(vector, 0.0)

@@ -104,15 +104,19 @@ def fit_references(
         read = [read[_medoid([one.trace.target(peak=peak) for one in read])]]
     traces = [one.trace for one in read]
     target = np.mean([trace.target(peak=peak) for trace in traces], axis=0)
-    direction = Direction.fit(traces, background="background" not in without, peak=peak)
+    what = Direction.fit(traces, background=False, peak=peak)
+    where = what
+    if "background" not in without:
+        where = Direction.fit(traces, background=True, peak=peak)
     learned: Persam
     if peak:
-        weights = _fit_weights(sam, read, direction, np.random.default_rng(seed))
-        learned = PersamF(target, direction, weights, without)
+        weights = _fit_weights(sam, read, where, np.random.default_rng(seed))
+        learned = PersamF(target, where, what, weights, without)
     else:
-        learned = Persam(target, direction, without)
+        learned = Persam(target, where, what, without)
     learned.requires_grad_(False).eval().to(sam.device)
-    settings: dict[str, Any] = {"seed": seed, "reference": reference or "all"}
+    chosen = "all" if reference is None else MEDOID if reference == MEDOID else "one by name"
+    settings: dict[str, Any] = {"seed": seed, "reference": chosen}
     if without:
         settings["without"] = sorted(learned.without)
     info = AdapterInfo(

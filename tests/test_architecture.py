@@ -84,6 +84,7 @@ READING_ORDER = [
     "cli_answers",
     "cli_formats",
     "cli_fit_result",
+    "cli_fit_data",
     "cli_fit_references",
     "cli_fit",
     "cli_check",

@@ -90,7 +90,7 @@ def test_every_part_is_decoded_for_a_click_in_its_own_middle(tiny_sam, embedding
     tokens = predictor.adapter.learned.plm(
         encode([alone], SIZE), embedding.features[None], tiny_sam.image_pe
     )
-    expected = decode_prompts(tiny_sam, features_of_image, tokens).image_features[0]
+    expected = decode_prompts(tiny_sam, embedding.features[None], tokens).image_features[0]
     torch.testing.assert_close(features[9], expected, rtol=1e-3, atol=1e-3)
 
 
