@@ -113,9 +113,7 @@ def evaluate(
                 "adapter": str(path),
                 **_scores(one),
                 "refined_iou": one.refined_iou,
-                "found_iou": None if looked is None else looked.iou,
-                "found_precision": None if looked is None else looked.precision,
-                "found_recall": None if looked is None else looked.recall,
+                **({} if looked is None else _found_scores(looked)),
             }
             for path, one, looked in zip(paths, scored, found, strict=True)
         ]
@@ -156,6 +154,10 @@ def _score_found(
         max_objects,
         on_progress=lambda done, total: terminal.show("finding", done, total),
     )
+
+
+def _found_scores(scores: "FoundScores") -> dict[str, float | None]:
+    return {f"found_{name}": value for name, value in asdict(scores).items()}
 
 
 def _print_found(
