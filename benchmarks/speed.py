@@ -39,6 +39,7 @@ from samtune.images import read_image
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
 from samtune.predictor import Predictor
+from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt, center_point
 from samtune.sam import Sam, load_sam
 from samtune.selector import OutputSelector
@@ -90,7 +91,7 @@ class Bench:
     def adapter(self) -> Adapter:
         """An untrained adapter: speed does not depend on what was learned."""
         info = AdapterInfo("plm", Base.of(self.sam, "mobile_sam"), {}, {}, {}, False)
-        return Adapter(info, PromptLearningModule().eval(), OutputSelector().eval(), None)
+        return Adapter(info, PromptLearning(PromptLearningModule(), OutputSelector()).eval())
 
 
 def compare(title: str, sides: dict[str, Side], turns: int, each: int = 1) -> None:

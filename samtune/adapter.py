@@ -1,7 +1,8 @@
 """The adapter file: what was learned, in one .safetensors that explains itself.
 
-Tensors `plm.*`, `selector.*` and `pmm.*`, and text metadata: which frozen model it belongs to,
-how and on what it was trained, how well it did on held-out objects. Loading reads tensors and
+The method's tensors (`plm.*`, `selector.*` and `pmm.*`; others have their own prefix), and text
+metadata: which frozen model it belongs to, how and on what it was trained, how well it did on
+held-out objects. Loading reads tensors and
 JSON, and never executes code. A released format version keeps loading.
 """
 
@@ -14,16 +15,21 @@ from typing import Any, Self
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from samtune import __version__
 from samtune.errors import AdapterError
 from samtune.files import atomic_write
-from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule
+from samtune.method import Method
+from samtune.persam import Persam, PersamF
+from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam
-from samtune.selector import OutputSelector
 
+METHODS: Mapping[str, type[Method]] = {
+    "plm": PromptLearning,
+    "persam": Persam,
+    "persam-f": PersamF,
+}
 FORMAT_VERSION = 1
 _METADATA_KEY = "samtune"
 _LARGEST_BYTES = 64 * 2**20  # an adapter is a few MB; a file beyond this is something else
@@ -54,7 +60,7 @@ class AdapterInfo:
     """What an adapter says about itself.
 
     Attributes:
-        method: "plm".
+        method: one of METHODS.
         base: the frozen model it belongs to.
         settings: the fit's settings by name.
         data: what it was trained on: counts and a hash, no file names.
@@ -71,20 +77,23 @@ class AdapterInfo:
     refine_helps: bool = False
     samtune_version: str = __version__
 
+    @property
+    def finds(self) -> bool:
+        """Whether it finds objects without a prompt."""
+        return METHODS[self.method].finds
+
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """What was learned: the PLM, the choice of the mask, the PMM if there is one."""
+    """What was learned, and what is known of it.
+
+    Attributes:
+        info: what it says about itself.
+        learned: its tensors, and how prompts are answered with them.
+    """
 
     info: AdapterInfo
-    plm: PromptLearningModule
-    selector: OutputSelector
-    pmm: PointMatchingModule | None
-
-    def parameters(self) -> int:
-        """How many numbers segmenting uses: those of the PLM and the selector."""
-        modules = (self.plm, self.selector)
-        return sum(value.numel() for module in modules for value in module.parameters())
+    learned: Method
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.
@@ -92,14 +101,10 @@ class Adapter:
         Raises:
             OutputError: the path cannot be written.
         """
-        modules = {"plm.": self.plm, "selector.": self.selector, "pmm.": self.pmm}
         tensors = {
-            prefix + name: tensor
-            for prefix, module in modules.items()
-            if module is not None
-            for name, tensor in module.state_dict().items()
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.learned.state_dict().items()
         }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # One key: safetensors writes several in random order, and the same adapter would not
         # be the same file.
         described = json.dumps({"format_version": FORMAT_VERSION, **asdict(self.info)}, indent=1)
@@ -126,17 +131,10 @@ class Adapter:
         info = _info(path, metadata)
         if sam is not None:
             _check_base(path, info.base, sam)
-        plm, selector = PromptLearningModule(), OutputSelector()
-        _load_module(path, plm, "plm.", tensors)
-        _load_module(path, selector, "selector.", tensors)
-        pmm = None
-        if any(name.startswith("pmm.") for name in tensors):
-            pmm = PointMatchingModule()
-            _load_module(path, pmm, "pmm.", tensors)
-        for module in (plm, selector, pmm):
-            if module is not None:
-                module.requires_grad_(False).eval().to("cpu" if sam is None else sam.device)
-        return cls(info, plm, selector, pmm)
+        learned = METHODS[info.method].blank(info.settings, tensors)
+        _load_tensors(path, learned, tensors)
+        learned.requires_grad_(False).eval().to("cpu" if sam is None else sam.device)
+        return cls(info, learned)
 
 
 def read_info(path: Path) -> AdapterInfo:
@@ -186,7 +184,7 @@ def _info(path: Path, metadata: Mapping[str, str]) -> AdapterInfo:
             f"{path} has adapter format {version}, written by samtune {writer}; this is samtune "
             f"{__version__}, which reads up to format {FORMAT_VERSION}: upgrade samtune."
         )
-    if info.method != "plm":
+    if info.method not in METHODS:
         raise AdapterError(
             f"{path} holds an adapter of method {info.method!r}, which samtune {__version__} does "
             "not know: upgrade samtune."
@@ -205,23 +203,16 @@ def _check_base(path: Path, base: Base, sam: Sam) -> None:
     )
 
 
-def _load_module(path: Path, module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-    state = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-    expected = module.state_dict()
+def _load_tensors(path: Path, learned: Method, tensors: Mapping[str, Tensor]) -> None:
+    expected = learned.state_dict()
     for name, tensor in expected.items():
-        if name not in state:
+        if name not in tensors:
+            raise AdapterError(f"{path} lacks the tensor {name}: it is damaged; fit it again.")
+        if tensors[name].shape != tensor.shape:
             raise AdapterError(
-                f"{path} lacks the tensor {prefix}{name}: it is damaged; fit it again."
-            )
-        if state[name].shape != tensor.shape:
-            raise AdapterError(
-                f"{path} has {prefix}{name} of shape {tuple(state[name].shape)} instead of "
+                f"{path} has {name} of shape {tuple(tensors[name].shape)} instead of "
                 f"{tuple(tensor.shape)}: it is damaged, or of another samtune; fit it again."
             )
-        if not torch.isfinite(state[name]).all():
-            raise AdapterError(f"{path} has {prefix}{name} with NaN or infinity: fit it again.")
-    module.load_state_dict({name: state[name] for name in expected})
+        if not torch.isfinite(tensors[name]).all():
+            raise AdapterError(f"{path} has {name} with NaN or infinity: fit it again.")
+    learned.load_state_dict({name: tensors[name] for name in expected})

@@ -80,18 +80,23 @@ def fold_outputs(attention: Projections, tokens: Tensor) -> Tensor:
     return shared.flatten(1, 2)
 
 
-def gather(queries: Tensor, cells: Tensor, cells_pe: Tensor) -> tuple[Tensor, Tensor]:
+def gather(
+    queries: Tensor, cells: Tensor, cells_pe: Tensor, guide: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Let folded queries attend to cells.
 
     Args:
         queries: (B, Q, C) from `fold_queries`.
         cells: (I, N, C) what is mixed; B a multiple of I.
         cells_pe: (I, N, C) what is attended to.
+        guide: (I, N) what to add to every query's scores; None is plain attention.
 
     Returns:
         (I, B / I · Q, N) attention weights and (B, Q, C) mixed cells.
     """
     scores = queries.reshape(cells.shape[0], -1, cells.shape[-1]) @ cells_pe.transpose(1, 2)
+    if guide is not None:
+        scores = scores + guide[:, None]
     weights = torch.softmax(scores, dim=-1)
     return weights, (weights @ cells).view(queries.shape)
 

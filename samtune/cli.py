@@ -27,6 +27,7 @@ from samtune.console import (
     QuietOption,
     Terminal,
     count,
+    file_size,
     percent,
     print_json,
 )
@@ -92,7 +93,8 @@ def info(
         return
     data, scores = about.data, about.scores
     rows = [["method", about.method], ["written by", f"samtune {about.samtune_version}"]]
-    rows.append(["size", f"{file.stat().st_size / 1e6:.1f} MB"])
+    rows.append(["size", file_size(file)])
+    rows.append(["finds objects", "without a prompt" if about.finds else "at a prompt"])
     rows.append(["base", f"{about.base.checkpoint} ({about.base.encoder} image encoder)"])
     for part, title in (("train", "trained on"), ("val", "held out")):
         images, objects = data.get(f"{part}_images"), data.get(f"{part}_objects")
@@ -104,6 +106,7 @@ def info(
         ("base_iou", "  plain SAM"),
         ("adapter_oracle_iou", "held-out oracle"),
         ("base_oracle_iou", "  plain SAM"),
+        ("found_iou", "held-out IoU, no click"),
     ):
         if key in scores:
             rows.append([title, f"{percent(scores[key])} %"])

@@ -45,17 +45,19 @@ class Answer:
     def as_json(self) -> dict[str, Any]:
         """What --json says."""
         result, prompt = self.result, self.result.prompt
-        assert prompt is not None
+        asked = None
+        if prompt is not None:
+            asked = {
+                "points": prompt.points.tolist(),
+                "labels": prompt.labels.tolist(),
+                "box": None if prompt.box is None else prompt.box.tolist(),
+            }
         files = {name: None if path is None else str(path) for name, path in self.files.items()}
         told = {
             "image": str(self.image),
             "mask": next(iter(files.values())),
             "files": files,
-            "prompt": {
-                "points": prompt.points.tolist(),
-                "labels": prompt.labels.tolist(),
-                "box": None if prompt.box is None else prompt.box.tolist(),
-            },
+            "prompt": asked,
             "score": result.score,
             "area": result.area,
             "bbox": result.bbox,
@@ -64,6 +66,7 @@ class Answer:
             "refined": result.refined,
             "seconds": result.seconds,
         }
+        told |= {"mask": None, "reason": result.reason} if result.reason else {}
         return told if self.overlay is None else {**told, "overlay": str(self.overlay)}
 
     def in_words(self, name_adapter: bool) -> str:
@@ -72,6 +75,9 @@ class Answer:
         names = ", ".join(map(str, paths))
         if not any(path.name.startswith(self.image.stem) for path in paths):
             names = f"{self.image} -> {names}" if paths else str(self.image)
+        if self.result.reason:
+            words = f"{names}  nothing found: {self.result.reason}"
+            return f"{words}, {self.result.adapter}" if name_adapter else words
         assert self.result.score is not None
         words = f"{names}  score {self.result.score:.2f}, {self.result.area:,} px"
         if not self.result.area:
@@ -104,12 +110,14 @@ class Segmenter:
         *,
         all_masks: bool,
         overlay: bool,
+        max_objects: int = 1,
     ) -> None:
         from samtune.embeddings import EmbeddingCache
 
         self.sources = sources
         self._cache = EmbeddingCache()
         self._all_masks, self._overlay = all_masks, overlay
+        self._max_objects = max_objects
         self._names, self._writers = names, writers
         self._read: tuple[object, NDArray[np.uint8]] | None = None
         self._encoded: tuple[weakref.ref[NDArray[np.uint8]], Embedding] | None = None
@@ -123,6 +131,10 @@ class Segmenter:
 
     def answer(self, image: Path, prompts: list["Prompt"]) -> list[Answer]:
         """Segment one image and write its masks.
+
+        Args:
+            image: the file.
+            prompts: what to segment; with none of them, adapters look for objects by themselves.
 
         Returns:
             An answer for each mask.
@@ -215,7 +227,8 @@ class Segmenter:
             (overlay,) = self._names.take(image.stem, "overlay.jpg")
             moves = [move for one in results for move in one.moves]
             masks = [one.mask for one in results]
-            write_image(overlay, draw_overlay(pixels, masks, prompts, moves))
+            shown = prompts or [one.prompt for one in results if one.prompt is not None]
+            write_image(overlay, draw_overlay(pixels, masks, shown, moves))
         return [
             Answer(image, result, {name: paths[i] for name, paths in planned.items()}, overlay)
             for i, result in enumerate(results)
@@ -228,11 +241,11 @@ class Segmenter:
         from samtune.refinement import contour_moves
         from samtune.results import Result
 
-        predictions = source.predictor.predict(
-            embedding, prompts, all_masks=self._all_masks, refine=source.refine
-        )
-        results = []
-        for prompt, prediction in zip(prompts, predictions, strict=True):
+        results: list[Result] = []
+        predictions, reason = self._answer_or_find(source, embedding, prompts)
+        if reason:
+            return [_nothing(source, embedding, reason, time.monotonic() - started)]
+        for prompt, prediction in predictions:
             refined, contours = prediction.refined, prediction.contours
             answers = [(prediction.mask, prediction.score, prediction.low_res_logits)]
             answers += _others(prediction) if self._all_masks else []
@@ -257,6 +270,39 @@ class Segmenter:
                 results[first] = replace(results[first], mask=refined, refined=True, moves=moves)
         each = (time.monotonic() - started) / len(results)
         return [replace(one, seconds=each) for one in results]
+
+    def _answer_or_find(
+        self, source: Source, embedding: "Embedding", prompts: list["Prompt"]
+    ) -> tuple[list[tuple["Prompt", "Prediction"]], str]:
+        """Prompts and their answers; or why nothing was found."""
+        from samtune.finding import find_objects
+
+        predictor = source.predictor
+        options = {"all_masks": self._all_masks, "refine": source.refine}
+        if prompts:
+            answers = predictor.predict(embedding, prompts, **options)
+            return list(zip(prompts, answers, strict=True)), ""
+        finding = find_objects(predictor, embedding, self._max_objects, **options)
+        return [(one.prompt, one.prediction) for one in finding.objects], finding.reason
+
+
+def _nothing(source: Source, embedding: "Embedding", reason: str, seconds: float) -> "Result":
+    """What stands for an image in which nothing was found."""
+    import numpy as np
+
+    from samtune.results import Result
+
+    empty = np.zeros(embedding.original_size, dtype=bool)
+    return Result(
+        mask=empty,
+        score=0.0,
+        label=source.label,
+        prompt=None,
+        adapter=source.adapter,
+        refined=False,
+        seconds=seconds,
+        reason=reason,
+    )
 
 
 def _others(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samtune.cli_fit import leave_copies_out
+from samtune.cli_fit_data import leave_copies_out
 from samtune.config import FitConfig
 from samtune.console import (
     DEFAULT_CHECKPOINT,

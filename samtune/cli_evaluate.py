@@ -1,6 +1,7 @@
 """`samtune evaluate`: scores of plain SAM and of adapters on a folder of masks."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +32,8 @@ from samtune.files import atomic_write
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
     from samtune.evaluation import Scores
+    from samtune.found_scores import FoundScores
+    from samtune.predictor import Predictor
     from samtune.report import Source
     from samtune.stages import Stages
 
@@ -49,6 +52,14 @@ def evaluate(
             "kinds of prompts, intervals, pictures. Takes several times as long.",
         ),
     ] = None,
+    max_objects: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="For adapters that find objects: look for up to so many in an image.",
+        ),
+    ] = 1,
     class_id: ClassOption = None,
     objects: ObjectsOption = None,
     images: ImagesOption = None,
@@ -94,17 +105,24 @@ def evaluate(
                 )
             ]
             base, *scored = _write_report(terminal, dataset, sources, checkpoint, stages, files)
+        found = [_score_found(terminal, dataset, one, max_objects) for one in predictors[1:]]
     if as_json:
         scores = {f"base_{name}": value for name, value in _scores(base).items()}
         adapters_json = [
-            {"adapter": str(path), **_scores(one), "refined_iou": one.refined_iou}
-            for path, one in zip(paths, scored, strict=True)
+            {
+                "adapter": str(path),
+                **_scores(one),
+                "refined_iou": one.refined_iou,
+                **({} if looked is None else _found_scores(looked)),
+            }
+            for path, one, looked in zip(paths, scored, found, strict=True)
         ]
         print_json(
             {"data": str(data), "objects": base.objects, **scores, "adapters": adapters_json}
         )
         return
     _print_table(paths, base, scored)
+    _print_found(paths, found, max_objects)
     if files is not None:
         typer.echo(f"wrote {files[0]} and {files[1]}")
 
@@ -118,6 +136,44 @@ def _print_table(paths: list[Path], base: "Scores", scored: list["Scores"]) -> N
         "mean % for one click in the middle of each object (random: anywhere on it); oracle: the "
         "best of SAM's masks; boundary: Boundary IoU"
     )
+
+
+def _score_found(
+    terminal: Terminal, dataset: "Dataset", predictor: "Predictor", max_objects: int
+) -> "FoundScores | None":
+    """What an adapter finds without a click; None if it cannot."""
+    from samtune.embeddings import EmbeddingCache
+    from samtune.found_scores import score_found
+
+    if predictor.adapter is None or not predictor.adapter.info.finds:
+        return None
+    return score_found(
+        dataset,
+        predictor,
+        EmbeddingCache(),
+        max_objects,
+        on_progress=lambda done, total: terminal.show("finding", done, total),
+    )
+
+
+def _found_scores(scores: "FoundScores") -> dict[str, float | None]:
+    return {f"found_{name}": value for name, value in asdict(scores).items()}
+
+
+def _print_found(
+    paths: list[Path], found: Sequence["FoundScores | None"], max_objects: int
+) -> None:
+    rows = [
+        [str(path), percent(one.iou), percent(one.precision), percent(one.recall)]
+        for path, one in zip(paths, found, strict=True)
+        if one is not None
+    ]
+    if rows:
+        typer.echo("\n" + table(["without a click", "IoU", "precision", "recall"], rows))
+        typer.echo(
+            f"mean % with up to {count(max_objects, 'object')} found in an image (--max-objects), "
+            "matched one to one; right from IoU 50 on"
+        )
 
 
 def _short_names(paths: list[Path]) -> list[str]:

@@ -4,12 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samtune.cli_fit_data import read_references, read_train_and_held_out
+from samtune.cli_fit_references import fit_from_references, parse_parts
 from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
-from samtune.config import FitConfig
+from samtune.config import PARTS, FitConfig, MethodName
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -21,17 +23,13 @@ from samtune.console import (
     QuietOption,
     Terminal,
     check_writable,
-    count,
     open_sam,
     percent,
     print_json,
-    read_data,
 )
-from samtune.errors import DatasetError
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
-    from samtune.masks import Meaning
     from samtune.run import Progress as FitProgress
     from samtune.sam import Sam
     from samtune.training import FitResult
@@ -56,8 +54,27 @@ def fit(
         ),
     ] = None,
     method: Annotated[
-        Literal["plm"], typer.Option(help="What to train: the Prompt Learning Module.")
+        MethodName,
+        typer.Option(
+            help="plm trains the Prompt Learning Module; persam takes the images as references of "
+            "an object, trains nothing, and finds it without clicks; persam-f also learns which "
+            "of SAM's masks is meant."
+        ),
     ] = "plm",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|auto",
+            help="persam: one image only, or the one most like the others. [default: all]",
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART",
+            help=f"persam: leave out a part, to see what it does: {', '.join(PARTS)}.",
+        ),
+    ] = None,
     class_id: ClassOption = None,
     objects: ObjectsOption = None,
     images: ImagesOption = None,
@@ -102,13 +119,26 @@ def fit(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Train an adapter on images and masks, or on annotations of COCO, YOLO or LabelMe."""
+    """Make an adapter from images and masks, or from annotations of COCO, YOLO or LabelMe."""
     if val is not None and val_fraction is not None:
         context.fail("--val and --val-fraction exclude each other: give one.")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise typer.BadParameter("it is between 0 and 1.", param_hint="--val-fraction")
     if max_minutes is not None and not 0 < max_minutes < float("inf"):
         raise typer.BadParameter("it is more than 0.", param_hint="--max-minutes")
+    left_out = parse_parts(context, without or [])
+    if method == "plm" and (reference is not None or without):
+        context.fail("--reference and --without are for --method persam and persam-f.")
+    if method != "plm" and (epochs or max_minutes or no_pmm or resume):
+        context.fail(
+            f"--method {method} trains nothing step by step: --epochs, --max-minutes, --no-pmm and "
+            "--resume are for --method plm."
+        )
+    if method == "persam-f" and set(left_out) & {"cascade", "negative-point"}:
+        context.fail(
+            "--method persam-f has no negative point, and weighs the first of its cascade's "
+            "answers: leave out another part, or take --method persam."
+        )
     config = FitConfig(
         method=method,
         seed=seed,
@@ -119,10 +149,32 @@ def fit(
     )
     name = data.resolve().stem if data.is_file() else data.resolve().name
     output = Path(f"{name}.safetensors") if output is None else output
+    if method != "plm":
+        with Terminal(quiet) as terminal:
+            train, held = read_references(
+                terminal, data, val, val_fraction, class_id, objects, images, config
+            )
+            check_writable(output)
+            fit_from_references(
+                terminal,
+                train,
+                held,
+                output,
+                method=method,
+                reference=reference,
+                without=left_out,
+                seed=seed,
+                checkpoint=checkpoint,
+                device=device,
+                as_json=as_json,
+            )
+        return
     state = Path(f"{output}.resume")
 
     with _explained_interruption(state), Terminal(quiet) as terminal:
-        train, held_out = _read_data(terminal, data, val, class_id, objects, images, config)
+        train, held_out = read_train_and_held_out(
+            terminal, data, val, class_id, objects, images, config
+        )
         check_writable(output)
         if output.is_file():
             terminal.say(f"{output} exists; a better adapter than plain SAM replaces it.")
@@ -141,60 +193,6 @@ def fit(
         explain_failure(result, path, output, kept)
     if not as_json:
         typer.echo(f"next: {next_command(path, held_out, checkpoint)}")
-
-
-def _read_data(
-    terminal: Terminal,
-    data: Path,
-    val: Path | None,
-    class_id: str | None,
-    objects: "Meaning | None",
-    images: Path | None,
-    config: FitConfig,
-) -> tuple["Dataset", "Dataset"]:
-    """Read what to train on and what is held out, and say what was found."""
-    from samtune.dataset import split
-
-    dataset = read_data(terminal, data, class_id, objects, images)
-    if val is None:
-        train, held_out = split(dataset, config.val_fraction, config.seed)
-    else:
-        # Held-out masks mean what the training masks mean, whatever numbers happen to be in them.
-        held_out = read_data(terminal, val, class_id, dataset.reading.meaning, images)
-        train = leave_copies_out(terminal, dataset, held_out)
-    terminal.say(
-        f"training on {count(len(train.pairs), 'image')} with "
-        f"{count(len(train.objects), 'object')}; held out: "
-        f"{count(len(held_out.pairs), 'image')} with {count(len(held_out.objects), 'object')}"
-    )
-    return train, held_out
-
-
-def leave_copies_out(terminal: Terminal, dataset: "Dataset", held_out: "Dataset") -> "Dataset":
-    """Leave copies of held-out images out of training: their scores would tell nothing.
-
-    Raises:
-        DatasetError: nothing would be left.
-    """
-    unseen = {image for image, _ in held_out.digests}
-    kept = [index for index, (image, _) in enumerate(dataset.digests) if image not in unseen]
-    copies = [
-        pair.image.name
-        for pair, (image, _) in zip(dataset.pairs, dataset.digests, strict=True)
-        if image in unseen
-    ]
-    if not copies:
-        return dataset
-    if not kept:
-        raise DatasetError(
-            f"every image of {dataset.folder} is also in {held_out.folder}, so that nothing is "
-            "left to train on: held-out images must be others. Leave out --val to hold some out."
-        )
-    terminal.say(
-        f"  left out of training: {count(len(copies), 'image')} (first: {copies[0]}), also held "
-        f"out in {held_out.folder}"
-    )
-    return dataset.subset(kept)
 
 
 def _say_where_to_start(terminal: Terminal, state: Path, resume: bool) -> None:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def scores_in_words(result: "FitResult", path: Path, sam: "Sam") -> str:
     """The table of scores, how sure the gain is, what was trained and how long it took."""
-    base, adapted, pmm = result.base, result.adapted, result.adapter.pmm
+    base, adapted, pmm = result.base, result.adapted, result.adapter.learned.pmm
     rows = [
         ["plain SAM", percent(base.iou), percent(base.oracle_iou)],
         ["adapter", percent(adapted.iou), percent(adapted.oracle_iou)],
     ]
     if pmm is not None:
         rows.append(["adapter, refined", percent(adapted.refined_iou), "–"])
-    trained = result.adapter.parameters()
+    trained = result.adapter.learned.parameters_in_use()
     everything = trained + sum(parameter.numel() for parameter in sam.parameters())
     trainable = f"trainable: {trained:,} of {everything:,} parameters"
     trainable += f" ({100 * trained / everything:.1f} %)"
@@ -101,7 +101,7 @@ def summary(result: "FitResult", path: Path, train_images: int, val_images: int)
         "refined_iou": result.adapted.refined_iou,
         "gain_interval": result.gain.interval,
         "verdict": result.gain.verdict,
-        "parameters": result.adapter.parameters(),
+        "parameters": result.adapter.learned.parameters_in_use(),
         "objects_per_second": result.objects_per_second,
         "seconds": result.seconds,
         "stopped": result.stopped,

@@ -74,6 +74,14 @@ def segment(
             '"box": [x0, y0, x1, y1]}, from a file or stdin; answers in JSON, line by line.',
         ),
     ] = None,
+    max_objects: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Without a prompt, for adapters that find objects: look for up to so many.",
+        ),
+    ] = 1,
     adapters: Annotated[
         list[Path] | None,
         typer.Option(
@@ -117,7 +125,10 @@ def segment(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Segment objects at points or in boxes.
+    """Segment objects at points or in boxes, or those that an adapter finds by itself.
+
+    Adapters of --method persam need no prompt; a point or a box that is given to them takes the
+    place of what they would have looked at.
 
     Points and boxes are in an image's own pixels, as an image viewer shows them. Writes
     IMAGE.mask.png for each image, IMAGE.1.mask.png and so on where there are several;
@@ -126,7 +137,7 @@ def segment(
     images = images or []
     if prompts is None:
         if not (points or negative_points or boxes):
-            context.fail("say what to segment: --point X,Y or --box X0,Y0,X1,Y1 (or --prompts).")
+            _check_finding(context, adapters or [])
         if not images:
             context.fail("name the images to segment.")
         if len(boxes or []) > 1 and (points or negative_points):
@@ -153,7 +164,9 @@ def segment(
         make = partial(_open_source, terminal, sam, refining, every_cell="npz" in chosen)
         paths: list[Path | None] = [*adapters] if adapters else [None]
         sources = [make(path, label) for path, label in zip(paths, labels, strict=True)]
-    with Segmenter(sources, names, writers, all_masks=all_masks, overlay=overlay) as segmenter:
+    with Segmenter(
+        sources, names, writers, all_masks=all_masks, overlay=overlay, max_objects=max_objects
+    ) as segmenter:
         if lines is not None:
             failed, all_of = _answer_lines(segmenter, lines)
             things = "lines"
@@ -164,6 +177,20 @@ def segment(
         if all_of > 1 and not quiet:
             typer.echo(f"{failed} of {all_of} {things} failed.", err=True)
         raise typer.Exit(1)
+
+
+def _check_finding(context: typer.Context, adapters: list[Path]) -> None:
+    """Make sure that all adapters find objects by themselves, as no prompt says where they are."""
+    from samtune.adapter import read_info
+
+    if not adapters:
+        context.fail("say what to segment: --point X,Y or --box X0,Y0,X1,Y1 (or --prompts).")
+    for path in adapters:
+        if not read_info(path).finds:
+            context.fail(
+                f"{path} answers prompts: say what to segment, --point X,Y or --box X0,Y0,X1,Y1 "
+                "(or --prompts). Adapters of --method persam find objects by themselves."
+            )
 
 
 def _given_prompts(
@@ -230,10 +257,10 @@ def shall_refine(terminal: Terminal, path: Path, predictor: "Predictor", always:
         AdapterError: it cannot refine.
     """
     assert predictor.adapter is not None
-    if predictor.adapter.pmm is None:
+    if predictor.adapter.learned.pmm is None:
         raise AdapterError(
-            f"{path} cannot refine: it was fitted with --no-pmm. Fit it again without that, "
-            "or do not refine."
+            f"{path} cannot refine: it has no Point Matching Module, which `fit` trains for "
+            "--method plm unless --no-pmm is given. Use such an adapter, or do not refine."
         )
     helped = predictor.adapter.info.refine_helps
     if not helped:

@@ -5,13 +5,18 @@ tables behind these numbers are in benchmarks/README.md.
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+MethodName = Literal["plm", "persam", "persam-f"]
+Part = Literal["background", "negative-point", "cascade", "guided-attention", "semantic-prompt"]
+PARTS: tuple[Part, ...] = get_args(Part)  # of persam, to leave out and see what each does
 
 
 @dataclass(frozen=True)
 class FitConfig:
     """How an adapter is trained. Kept in the adapter file."""
 
-    method: str = "plm"  # the Prompt Learning Module; the only one so far
+    method: MethodName = "plm"  # the Prompt Learning Module
     seed: int = 0
     epochs: int | None = None  # passes over the training objects; None: `objects` decides
     objects: int = 3000  # objects seen in training when `epochs` does not say

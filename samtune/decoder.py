@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.image_cells import ImageCells, cell_by_cell
-from samtune.two_way import two_way, two_way_on_image
+from samtune.two_way import Guidance, two_way, two_way_on_image
 
 _PLAIN = 5.0  # logits beyond it, all around, are far from a boundary (benchmarks/README.md)
 _DIAGONAL = (0, 3)  # of 2×2, and of each again 2×2: with two, no boundary slips between them
@@ -40,6 +40,7 @@ class FrozenDecoder(nn.Module):
         image_pe: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
+        guidance: Guidance | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the two-way transformer on B prompts of I images, B / I consecutive ones each.
 
@@ -49,6 +50,7 @@ class FrozenDecoder(nn.Module):
             sparse_prompt_embeddings: (B, P, C) prompt tokens.
             dense_prompt_embeddings: (1, C, 1, 1), or (I or B, C, h, w) mask prompts; B mask
                 prompts make every prompt an image of its own.
+            guidance: towards a target, for inference only (two_way.py).
 
         Returns:
             (B, T, C) tokens (IoU token, mask tokens, prompt) and (B, N, C) cells, row by row,
@@ -59,7 +61,7 @@ class FrozenDecoder(nn.Module):
             image_embeddings = image_embeddings.repeat_interleave(repeats, dim=0)
         cells, pe = cell_by_cell(image_embeddings + dense_prompt_embeddings), cell_by_cell(image_pe)
         prompt = self._with_outputs(sparse_prompt_embeddings)
-        return two_way(self.layers.transformer, prompt, cells, pe)
+        return two_way(self.layers.transformer, prompt, cells, pe, guidance)
 
     def prepare(
         self, image_embeddings: Tensor, image_pe: Tensor, dense_prompt_embeddings: Tensor

@@ -21,7 +21,7 @@ from samtune.adapter import Adapter
 from samtune.files import appearing_whole
 from samtune.onnx_files import (
     OPSET,
-    check_encoder,
+    check_exportable,
     quantize_decoder,
     quantize_encoder,
     write_decoder,
@@ -74,13 +74,13 @@ def export_onnx(
         How the files compare with torch: one entry.
 
     Raises:
-        ExportError: they do not answer as torch does (nothing is written then), ONNX Runtime is
-            missing, or the encoder is too large for one file.
+        ExportError: they do not answer as torch does (nothing is written then), the method cannot
+            be exported, ONNX Runtime is missing, or the encoder is too large for one file.
         OutputError: the folder cannot be written.
     """
     require_onnxruntime()  # before a minute of work
     told = on_progress or (lambda phase, done, total: None)
-    check_encoder(sam)
+    check_exportable(sam, adapter)
     with appearing_whole(folder, ONNX_FILES) as temporary:
         told("exporting", 0, 2)
         write_encoder(sam, temporary / ENCODER)

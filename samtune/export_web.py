@@ -21,7 +21,7 @@ from samtune.errors import OutputError
 from samtune.export import PARITY, provenance
 from samtune.files import appearing_whole
 from samtune.onnx_files import (
-    check_encoder,
+    check_exportable,
     quantize_decoder,
     quantize_encoder,
     write_decoder,
@@ -84,7 +84,7 @@ def export_web(
     """
     require_onnxruntime()
     told = on_progress or (lambda phase, done, total: None)
-    check_encoder(sam)
+    check_exportable(sam, adapter)
     check_place(folder)
     with appearing_whole(folder, SITE_FILES) as site:
         told("exporting", 0, 3)

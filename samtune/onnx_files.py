@@ -29,12 +29,17 @@ OPSET = 17  # the first with LayerNormalization; ONNX Runtime reads it from 1.13
 _LARGEST_ENCODER = 2**31 - 2**26  # bytes of weights; a protobuf file ends at 2 GiB
 
 
-def check_encoder(sam: Sam) -> None:
-    """Make sure, before any work, that a file can hold the image encoder.
+def check_exportable(sam: Sam, adapter: Adapter) -> None:
+    """Make sure, before any work, that files can hold the image encoder and the adapter.
 
     Raises:
-        ExportError: it is too large.
+        ExportError: the encoder is too large, or the adapter's method is not one decoding.
     """
+    if not adapter.learned.exports:
+        raise ExportError(
+            f"an adapter of {adapter.info.method} cannot be exported: it answers by decoding three "
+            "times, which SAM's ONNX signature has no room for. Adapters of --method plm can be."
+        )
     weights = sum(p.numel() * p.element_size() for p in sam.image_encoder.parameters())
     if weights > _LARGEST_ENCODER:
         raise ExportError(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.adapter import Adapter
+from samtune.prompt_learning import PromptLearning
 from samtune.sam import PIXEL_MEAN, PIXEL_STD, Sam
 from samtune.selector import mixture
 
@@ -77,8 +78,10 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.prompt_encoder = sam.prompt_encoder
         self.layers = sam.decoder.layers
-        self.selector = None if adapter is None else adapter.selector
-        self.plm = None if adapter is None else copy.deepcopy(adapter.plm)
+        learned = None if adapter is None else adapter.learned
+        assert learned is None or isinstance(learned, PromptLearning), "export refuses the others"
+        self.selector = None if learned is None else learned.selector
+        self.plm = None if learned is None else copy.deepcopy(learned.plm)
         if self.plm is not None:
             self.plm.self_attention = _SelfAttention(self.plm.self_attention)  # type: ignore[assignment]
         self.image_size = sam.image_size

@@ -21,7 +21,7 @@ from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
 from samtune.prompts import Prompt, center_point
 from samtune.refinement import ROUNDS, is_large, refine_polygon
 from samtune.sam import Embedding, Sam
-from samtune.selector import best_of_three, mixture
+from samtune.selector import best_of_three
 from samtune.upscaling import upscale_masks
 
 AT_ONCE = 4  # prompts decoded together: 4 MB of cells each, and caches are small
@@ -131,7 +131,7 @@ class Predictor:
         tokens, cells = self._attend(embedding, features, prompts)
         estimates = decoder.predict_iou(tokens)
         if self.adapter is not None:
-            estimates = self.adapter.selector(tokens, estimates)
+            estimates = self.adapter.learned.estimate(tokens, estimates)
         # Which mask it will be is known before any is decoded.
         mixing = self.mix(prompts[0], estimates)[:, None]
         if all_masks:
@@ -177,7 +177,7 @@ class Predictor:
             (B, 4) weights of the masks' logits.
         """
         if self.adapter is not None:
-            return mixture(estimates)
+            return self.adapter.learned.mix(estimates)
         if prompt.box is None and len(prompt.points) == 1:  # ambiguous
             return best_of_three(estimates)
         return torch.eye(4, device=estimates.device)[0].expand(len(estimates), -1)
@@ -238,18 +238,18 @@ class Predictor:
 
     @property
     def _pmm(self) -> PointMatchingModule:
-        if self.adapter is None or self.adapter.pmm is None:
+        if self.adapter is None or self.adapter.learned.pmm is None:
             raise ValueError("refining needs an adapter with a Point Matching Module")
-        return self.adapter.pmm
+        return self.adapter.learned.pmm
 
     def _attend(
         self, embedding: Embedding, features: Tensor, prompts: list[Prompt]
     ) -> tuple[Tensor, Tensor]:
         """Tokens and cells after the decoder's transformer, for prompts of one form."""
+        if self.adapter is not None:
+            return self.adapter.learned.attend(self.sam, embedding, prompts)
         image = self.sam.image_cells(embedding)
         prompt_tokens = self.sam.encode_prompts(prompts, embedding.original_size)
-        if self.adapter is not None:
-            prompt_tokens = self.adapter.plm.adapt(prompt_tokens, *image.normed)
         return self.sam.decoder.attend_to(image, prompt_tokens)
 
 

@@ -20,7 +20,8 @@ class Result:
         mask: (H, W) bool at the image's own size.
         score: the decoder's estimate of the mask's IoU, 0 to 1; None for another tool's mask.
         label: what the object is called in formats that have classes.
-        prompt: what was asked, in the image's pixels, if it was.
+        prompt: what was asked, in the image's pixels, or where an adapter looked by itself; None
+            where nobody asked, or where it found nothing.
         adapter: which adapter answered; None is plain SAM.
         refined: whether the mask's contours were refined; the logits are those before.
         low_res_logits: (256, 256) float32 in the padded input frame, as SAM's mask prompt has it;
@@ -28,6 +29,7 @@ class Result:
         logits: gives them at the image's own size, (H, W) float32; the mask is where they exceed 0.
         moves: what refining did to the contours.
         seconds: what the mask took; those of an image's masks add up to the image's.
+        reason: why an adapter that looks by itself found nothing; the mask is empty then.
     """
 
     mask: npt.NDArray[np.bool_]
@@ -40,6 +42,7 @@ class Result:
     logits: Callable[[], npt.NDArray[np.float32]] | None = None
     moves: tuple[Move, ...] = ()
     seconds: float = 0.0
+    reason: str = ""
 
     @property
     def scored(self) -> dict[str, float]:

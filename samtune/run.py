@@ -20,6 +20,7 @@ from samtune.config import FitConfig
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
+from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam
 from samtune.selector import OutputSelector
 from samtune.supervision import Supervision
@@ -136,7 +137,7 @@ class TrainingRun:
         assert isinstance(plm, PromptLearningModule)
         assert isinstance(selector, OutputSelector)
         assert pmm is None or isinstance(pmm, PointMatchingModule)
-        return Adapter(info, plm, selector, pmm)
+        return Adapter(info, PromptLearning(plm, selector, pmm))
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs; there is none before the probe has ended."""

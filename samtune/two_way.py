@@ -20,6 +20,7 @@ product onto the gradient that came from above, and none makes a gradient of all
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -39,8 +40,28 @@ from samtune.attention import (
 from samtune.image_cells import ImageCells, first_layer
 
 
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """What is known of a target, for the frozen transformer to use (persam.py).
+
+    Zhang et al. 2023 (https://arxiv.org/abs/2305.03048), section 3.2.
+
+    Attributes:
+        attention: (I, N) target-guided attention: what every attention from tokens to cells of the
+            layers prefers; None leaves it as it is.
+        target: (C,) target-semantic prompting: added to all tokens before each layer, or None.
+    """
+
+    attention: Tensor | None = None
+    target: Tensor | None = None
+
+
 def two_way(
-    transformer: Any, prompt: Tensor, cells: Tensor, cells_pe: Tensor
+    transformer: Any,
+    prompt: Tensor,
+    cells: Tensor,
+    cells_pe: Tensor,
+    guidance: Guidance | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Let tokens and cells attend to each other.
 
@@ -49,11 +70,16 @@ def two_way(
         prompt: (B, T, C) tokens; the only ones that a gradient reaches.
         cells: (I, N, C), B a multiple of I, the prompts of one image in a row.
         cells_pe: (1, N, C) positional encoding.
+        guidance: towards a target; for inference only.
 
     Returns:
         (B, T, C) tokens and (B, N, C) cells.
+
+    Raises:
+        ValueError: guidance where a gradient is asked for.
     """
-    result = _Attend.apply(prompt, cells, cells_pe, transformer)  # type: ignore[no-untyped-call]
+    guidance = guidance or Guidance()
+    result = _Attend.apply(prompt, cells, cells_pe, transformer, guidance)  # type: ignore[no-untyped-call]
     return cast(tuple[Tensor, Tensor], result)
 
 
@@ -125,12 +151,13 @@ class _Layer:
         *,
         keep: bool,
         first: bool,
+        guide: Tensor | None = None,
     ) -> None:
         self.cells, self.cells_pe = cells, cells + pe
         self.heads = layer.cross_attn_image_to_token.num_heads
         self.ask = _Stage(lambda *given: _ask(layer, *given), (tokens, prompt), keep)
         held, self.queries = self.ask.outputs
-        self.weights, mixed = gather(self.queries, cells, self.cells_pe)
+        self.weights, mixed = gather(self.queries, cells, self.cells_pe, guide)
         self.tell = _Stage(lambda *given: _tell(layer, *given), (held, mixed, prompt), keep)
         self.tokens, self.folded, offset, self.given = self.tell.outputs
         scores = self.folded.reshape(cells.shape[0], -1, cells.shape[-1])
@@ -199,13 +226,25 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, prompt: Tensor, cells: Tensor, pe: Tensor, transformer: Any
+        ctx: Any,
+        prompt: Tensor,
+        cells: Tensor,
+        pe: Tensor,
+        transformer: Any,
+        guidance: Guidance,
     ) -> tuple[Tensor, Tensor]:
-        keep = prompt.requires_grad
+        keep, guide, target = prompt.requires_grad, guidance.attention, guidance.target
+        if keep and not (guide is None and target is None):
+            raise ValueError("guidance has no backward: it is for inference")
+        if target is not None:
+            prompt = prompt + target
         attention, norm = transformer.final_attn_token_to_image, transformer.norm_final_attn
         tokens, layers = prompt, []
         for number, upstream in enumerate(transformer.layers):
-            layer = _Layer(upstream, tokens, prompt, cells, pe, keep=keep, first=number == 0)
+            if target is not None and number:
+                tokens = tokens + target
+            first = number == 0
+            layer = _Layer(upstream, tokens, prompt, cells, pe, keep=keep, first=first, guide=guide)
             tokens, cells = layer.tokens, layer.moved
             if keep:
                 layers.append(layer)
@@ -240,4 +279,4 @@ class _Attend(torch.autograd.Function):
         for number, layer in reversed(list(enumerate(ctx.layers))):
             d_tokens, more, d_cells = layer.backward(d_tokens, d_cells, first=number == 0)
             d_prompt = d_prompt + more
-        return d_tokens + d_prompt, None, None, None
+        return d_tokens + d_prompt, None, None, None, None

@@ -94,8 +94,13 @@ class MaskFiles(Writer):
     ending: ClassVar[str]
 
     def plan(self, image: Path, results: Sequence[Result]) -> list[Path | None]:
-        """Name a file for each mask."""
-        return list(self.target.names.take(image.stem, self.ending, len(results)))
+        """Name a file for each mask; none for an object that was looked for and not found."""
+        paths = iter(
+            self.target.names.take(
+                image.stem, self.ending, sum(not result.reason for result in results)
+            )
+        )
+        return [None if result.reason else next(paths) for result in results]
 
     def write(
         self, image: Path, pixels: Image, results: Sequence[Result], paths: Sequence[Path | None]

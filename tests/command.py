@@ -11,6 +11,7 @@ from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.cli import app
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
+from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam
 from samtune.selector import OutputSelector
 
@@ -63,5 +64,5 @@ def write_adapter(
         scores={"base_iou": 0.5664, "adapter_iou": 0.789, "refined_iou": 0.8},
         refine_helps=refine_helps,
     )
-    Adapter(info, plm, selector, matching).save(path)
+    Adapter(info, PromptLearning(plm, selector, matching)).save(path)
     return path

@@ -33,7 +33,8 @@ def path(adapter, tmp_path):
 
 
 def modules(adapter):
-    return {"plm": adapter.plm, "selector": adapter.selector, "pmm": adapter.pmm}
+    learned = adapter.learned
+    return {"plm": learned.plm, "selector": learned.selector, "pmm": learned.pmm}
 
 
 def read(path):
@@ -70,7 +71,7 @@ def test_what_was_saved_is_loaded_bit_for_bit(adapter, path, tiny_sam):
 
 def test_an_adapter_without_pmm_is_loaded_without_one(tiny_sam, tmp_path):
     build_adapter(tiny_sam, pmm=False).save(tmp_path / "a.safetensors")
-    assert Adapter.load(tmp_path / "a.safetensors", tiny_sam).pmm is None
+    assert Adapter.load(tmp_path / "a.safetensors", tiny_sam).learned.pmm is None
 
 
 def test_a_loaded_adapter_is_ready_to_use_and_frozen(path):
@@ -90,7 +91,9 @@ def test_an_adapter_tells_about_itself_without_a_model(adapter, path):
 
 
 def test_its_parameters_are_those_that_segmenting_uses(adapter):
-    assert adapter.parameters() == 1_578_752 + 2_052  # the PLM and the selector, not the PMM
+    assert (
+        adapter.learned.parameters_in_use() == 1_578_752 + 2_052
+    )  # the PLM and the selector, not the PMM
 
 
 def test_the_file_is_readable_as_json_beside_tensors(path):

@@ -75,7 +75,7 @@ def test_a_mask_input_counts_if_the_flag_says_so_as_in_upstream(tiny_sam, adapte
             boxes=None,
             masks=inputs["mask_input"],
         )
-        tokens = adapter.plm(sparse, inputs["image_embeddings"], tiny_sam.image_pe)
+        tokens = adapter.learned.plm(sparse, inputs["image_embeddings"], tiny_sam.image_pe)
         decoder = tiny_sam.decoder.layers  # segment-anything's MaskDecoder
         logits, _ = decoder.predict_masks(
             inputs["image_embeddings"], tiny_sam.image_pe, tokens, dense

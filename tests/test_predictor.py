@@ -53,7 +53,7 @@ def decode(sam, embedding, prompt, adapter=None):
     """All four masks of one prompt at the image's size, and what the decoder says of them."""
     tokens = sam.encode_prompts([prompt], embedding.original_size)
     if adapter is not None:
-        tokens = adapter.plm(tokens, embedding.features[None], sam.image_pe)
+        tokens = adapter.learned.plm(tokens, embedding.features[None], sam.image_pe)
     decoded = decode_prompts(sam, embedding.features[None], tokens)
     logits = postprocess_masks(decoded.low_res_logits, sam.image_size, embedding.input_size, SIZE)
     return (logits[0] > 0).numpy(), decoded
@@ -205,9 +205,9 @@ def test_an_adapter_returns_the_mask_that_its_selector_clearly_prefers(
 ):
     # Any of the four, for any prompt: which one is right was learned, not SAM's rule.
     adapter = build_adapter(tiny_sam)
-    for parameter in adapter.selector.parameters():
+    for parameter in adapter.learned.selector.parameters():
         parameter.zero_()
-    adapter.selector.from_iou_token.bias[preferred] = 5.0
+    adapter.learned.selector.from_iou_token.bias[preferred] = 5.0
     masks, decoded = decode(tiny_sam, embedding, prompt, adapter)
     (prediction,) = Predictor(tiny_sam, adapter).predict(embedding, [prompt])
     assert np.array_equal(prediction.mask, masks[preferred])
@@ -219,7 +219,10 @@ def test_an_adapter_returns_the_mask_that_its_selector_clearly_prefers(
 
 def test_masks_that_are_estimated_to_be_as_good_are_mixed(tiny_sam, embedding):
     adapter = build_adapter(tiny_sam)
-    for parameter in (*adapter.plm.final_norm.parameters(), *adapter.selector.parameters()):
+    for parameter in (
+        *adapter.learned.plm.final_norm.parameters(),
+        *adapter.learned.selector.parameters(),
+    ):
         parameter.zero_()
     _, decoded = decode(tiny_sam, embedding, POINT)
     wanted = torch.tensor([0.62, 0.6, 0.65, 0.5])
@@ -267,7 +270,7 @@ def image_features(tiny_sam, embedding):
 
 def test_refining_with_a_module_that_moves_nothing_keeps_the_mask(tiny_sam, embedding):
     adapter = build_adapter(tiny_sam)
-    for parameter in adapter.pmm.head[-1].parameters():
+    for parameter in adapter.learned.pmm.head[-1].parameters():
         parameter.zero_()
     predictor = Predictor(tiny_sam, adapter)
     refined = refined_mask(predictor, embedding, image_features(tiny_sam, embedding), blob())
@@ -279,7 +282,7 @@ def test_refining_with_a_module_that_moves_nothing_keeps_the_mask(tiny_sam, embe
 
 def shifted(adapter, dx, dy):
     """Make every offset the same, in units of the object's half size."""
-    last = adapter.pmm.head[-1]
+    last = adapter.learned.pmm.head[-1]
     last.weight.zero_()
     last.bias.copy_(torch.atanh(torch.tensor([dx, dy]) / MAX_OFFSET))
     return adapter
@@ -330,7 +333,9 @@ class Tangler(nn.Module):
 
 
 def test_contours_that_would_cross_themselves_stay_as_they_were(tiny_sam, embedding):
-    predictor = Predictor(tiny_sam, replace(build_adapter(tiny_sam), pmm=Tangler()))
+    adapter = build_adapter(tiny_sam)
+    adapter.learned.pmm = Tangler()
+    predictor = Predictor(tiny_sam, adapter)
     features = image_features(tiny_sam, embedding)
     assert np.array_equal(refined_mask(predictor, embedding, features, blob()), blob())
 
@@ -349,6 +354,6 @@ def test_an_empty_mask_is_refined_to_an_empty_mask(tiny_sam, embedding, adapter)
 
 
 def test_refining_is_refused_where_there_is_nothing_to_refine_with(tiny_sam, embedding, adapter):
-    for one in (None, replace(adapter, pmm=None)):
+    for one in (None, build_adapter(tiny_sam, pmm=False)):
         with pytest.raises(ValueError, match="Point Matching Module"):
             Predictor(tiny_sam, one).predict(embedding, [POINT], refine=True)

@@ -1,7 +1,5 @@
 """Refined polygons: what moves, what stays, and that other libraries take them."""
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
@@ -42,7 +40,9 @@ def embedding(tiny_sam):
 
 
 def with_module(sam, pmm):
-    return Predictor(sam, replace(build_adapter(sam), pmm=pmm))
+    adapter = build_adapter(sam)
+    adapter.learned.pmm = pmm
+    return Predictor(sam, adapter)
 
 
 def disks(*centers, radius=9):
@@ -83,11 +83,13 @@ def test_every_part_is_decoded_for_a_click_in_its_own_middle(tiny_sam, embedding
             return points
 
     monkeypatch.setattr(tiny_sam, "encode_prompts", encode_prompts)
-    adapter = replace(build_adapter(tiny_sam), pmm=Recorder())
-    Predictor(tiny_sam, adapter).refine_mask(embedding, mask, rounds=1)
+    predictor = with_module(tiny_sam, Recorder())
+    predictor.refine_mask(embedding, mask, rounds=1)
     assert sorted(clicks) == sorted((float(x), float(y)) for x, y in centers)
     alone = center_point(disks((int(clicks[9][0]), int(clicks[9][1])), radius=5))
-    tokens = adapter.plm(encode([alone], SIZE), embedding.features[None], tiny_sam.image_pe)
+    tokens = predictor.adapter.learned.plm(
+        encode([alone], SIZE), embedding.features[None], tiny_sam.image_pe
+    )
     expected = decode_prompts(tiny_sam, embedding.features[None], tokens).image_features[0]
     torch.testing.assert_close(features[9], expected, rtol=1e-3, atol=1e-3)
 

@@ -62,7 +62,8 @@ def state(tmp_path):
 
 
 def tensors(result):
-    modules = result.adapter.plm, result.adapter.selector, result.adapter.pmm
+    learned = result.adapter.learned
+    modules = learned.plm, learned.selector, learned.pmm
     return [
         tensor
         for module in modules
@@ -103,9 +104,9 @@ def test_the_better_of_two_first_offsets_goes_on_and_the_other_leaves_no_trace(r
 
 def test_without_pmm_there_is_none_and_nothing_is_refined(run, whole):
     result = run(replace(QUICK, pmm=False))
-    assert result.adapter.pmm is None
+    assert result.adapter.learned.pmm is None
     assert result.adapted.refined_iou is None
-    assert whole.adapter.pmm is not None
+    assert whole.adapter.learned.pmm is not None
     assert whole.adapted.refined_iou is not None
 
 

@@ -7,6 +7,7 @@ from upstream import sharpen
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
+from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam, build_decoder
 from samtune.selector import OutputSelector
 
@@ -53,4 +54,5 @@ def build_adapter(sam: Sam, seed: int = 0, pmm: bool = True) -> Adapter:
         sharpen(module, seed + number).requires_grad_(False)
         for number, module in enumerate(modules)
     )
-    return Adapter(info, plm, selector, point_matching if pmm else None)
+    learned = PromptLearning(plm, selector, point_matching if pmm else None)
+    return Adapter(info, learned.eval())

@@ -1,0 +1,82 @@
+"""What `samtune fit` reads: what to learn from, and what is held out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samtune.config import FitConfig
+from samtune.console import Terminal, count, read_data
+from samtune.errors import DatasetError
+
+if TYPE_CHECKING:
+    from samtune.dataset import Dataset
+    from samtune.masks import Meaning
+
+
+def read_references(
+    terminal: Terminal,
+    data: Path,
+    val: Path | None,
+    val_fraction: float | None,
+    class_id: str | None,
+    objects: "Meaning | None",
+    images: Path | None,
+    config: FitConfig,
+) -> tuple["Dataset", "Dataset | None"]:
+    """Read references, and what is held out if that was asked for: one image may be all."""
+    if val is not None or val_fraction is not None:
+        return read_train_and_held_out(terminal, data, val, class_id, objects, images, config)
+    return read_data(terminal, data, class_id, objects, images), None
+
+
+def read_train_and_held_out(
+    terminal: Terminal,
+    data: Path,
+    val: Path | None,
+    class_id: str | None,
+    objects: "Meaning | None",
+    images: Path | None,
+    config: FitConfig,
+) -> tuple["Dataset", "Dataset"]:
+    """Read what to train on and what is held out, and say what was found."""
+    from samtune.dataset import split
+
+    dataset = read_data(terminal, data, class_id, objects, images)
+    if val is None:
+        train, held_out = split(dataset, config.val_fraction, config.seed)
+    else:
+        # Held-out masks mean what the training masks mean, whatever numbers happen to be in them.
+        held_out = read_data(terminal, val, class_id, dataset.reading.meaning, images)
+        train = leave_copies_out(terminal, dataset, held_out)
+    terminal.say(
+        f"training on {count(len(train.pairs), 'image')} with "
+        f"{count(len(train.objects), 'object')}; held out: "
+        f"{count(len(held_out.pairs), 'image')} with {count(len(held_out.objects), 'object')}"
+    )
+    return train, held_out
+
+
+def leave_copies_out(terminal: Terminal, dataset: "Dataset", held_out: "Dataset") -> "Dataset":
+    """Leave copies of held-out images out of training: their scores would tell nothing.
+
+    Raises:
+        DatasetError: nothing would be left.
+    """
+    unseen = {image for image, _ in held_out.digests}
+    kept = [index for index, (image, _) in enumerate(dataset.digests) if image not in unseen]
+    copies = [
+        pair.image.name
+        for pair, (image, _) in zip(dataset.pairs, dataset.digests, strict=True)
+        if image in unseen
+    ]
+    if not copies:
+        return dataset
+    if not kept:
+        raise DatasetError(
+            f"every image of {dataset.folder} is also in {held_out.folder}, so that nothing is "
+            "left to train on: held-out images must be others. Leave out --val to hold some out."
+        )
+    terminal.say(
+        f"  left out of training: {count(len(copies), 'image')} (first: {copies[0]}), also held "
+        f"out in {held_out.folder}"
+    )
+    return dataset.subset(kept)

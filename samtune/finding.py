@@ -1,0 +1,106 @@
+"""Finding objects without a prompt: one after another, from one encoding of the image.
+
+An adapter that can (method.py) proposes where to look; the proposal is answered as any prompt
+is, and the answer is judged by its presence score. Places inside a mask that was looked at are left
+out from then on. The search ends when enough objects are found, nothing is left to look at, or the
+answers are no longer accepted.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtune.metrics import iou
+from samtune.predictor import Prediction, Predictor
+from samtune.prompts import Prompt
+from samtune.sam import Embedding
+
+ACCEPTED = 0.5  # presence from here on is an object
+SAME_IOU = 0.5  # two masks that agree so well are one object
+_MISSES = 3  # answers in a row that are no object, or one that is known: then there are no more
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """An object that was found.
+
+    Attributes:
+        prompt: where it was looked for, in pixels of the image.
+        prediction: the answer, with its presence, 0 to 1, as score.
+    """
+
+    prompt: Prompt
+    prediction: Prediction
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What a search found.
+
+    Attributes:
+        objects: in the order in which they were found.
+        best_rejected: the highest presence among the answers that were not accepted, if any.
+    """
+
+    objects: tuple[Found, ...]
+    best_rejected: float | None
+
+    @property
+    def reason(self) -> str:
+        """Why nothing was found, in words; empty where something was."""
+        if self.objects:
+            return ""
+        if self.best_rejected is None:
+            return "there is nothing to look at"
+        return (
+            f"nothing is like the reference: presence {self.best_rejected:.2f} at best, and an "
+            f"object needs {ACCEPTED:g}"
+        )
+
+
+def find_objects(
+    predictor: Predictor,
+    embedding: Embedding,
+    max_objects: int = 1,
+    *,
+    all_masks: bool = False,
+    refine: bool = False,
+) -> Finding:
+    """Look for objects in an image.
+
+    Args:
+        predictor: with an adapter that finds.
+        embedding: the encoded image.
+        max_objects: when to stop at the latest.
+        all_masks: as for `Predictor.predict`.
+        refine: as for `Predictor.predict`.
+
+    Returns:
+        The objects, none of them twice.
+
+    Raises:
+        ValueError: plain SAM, or an adapter that needs prompts.
+    """
+    if predictor.adapter is None or not predictor.adapter.info.finds:
+        raise ValueError("finding objects needs an adapter that can, such as one of persam")
+    search = predictor.adapter.learned.search(embedding)
+    found: list[Found] = []
+    rejected: list[float] = []
+    misses = 0
+    while len(found) < max_objects and misses < _MISSES and (prompt := search.propose()):
+        (answer,) = predictor.predict(embedding, [prompt], all_masks=all_masks, refine=refine)
+        presence = search.presence(answer.mask)
+        search.suppress(answer.mask)
+        known = any(_same(answer.mask, one.prediction.mask) for one in found)
+        if known or presence < ACCEPTED:
+            misses += 1
+            rejected += [] if known else [presence]
+            continue
+        misses = 0
+        found.append(Found(prompt, replace(answer, score=presence)))
+    return Finding(tuple(found), max(rejected, default=None))
+
+
+def _same(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    return iou(mask, other) > SAME_IOU

@@ -1,0 +1,92 @@
+"""What a method of customizing SAM does: what commands know of an adapter, whichever it is.
+
+A method answers prompts on the frozen model in its own way; some also find objects by themselves.
+Each is a module of its own (prompt_learning.py, persam.py), and adapter.py has their names. What a
+method learned are its tensors, named in the adapter file as in `state_dict`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from samtune.pmm import PointMatchingModule
+from samtune.prompts import Prompt
+from samtune.sam import Embedding, Sam
+from samtune.selector import mixture
+
+
+class Search(Protocol):
+    """A search for objects in one image, one after another."""
+
+    def propose(self) -> Prompt | None:
+        """Where to look next, in pixels of the image; None where nothing is left."""
+
+    def presence(self, mask: NDArray[np.bool_]) -> float:
+        """How likely it is, 0 to 1, that an answer, (H, W) bool, is on an object."""
+
+    def suppress(self, mask: NDArray[np.bool_]) -> None:
+        """Look elsewhere from now on: (H, W) bool is known."""
+
+
+class Method(nn.Module):
+    """What was learned, and how it answers with the frozen model.
+
+    Attributes:
+        finds: whether it finds objects without a prompt.
+        exports: whether export.py can write it as a graph.
+        pmm: refines contours, where it was trained.
+    """
+
+    finds: ClassVar[bool] = False
+    exports: ClassVar[bool] = False
+    pmm: PointMatchingModule | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pmm = None
+
+    @classmethod
+    def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
+        """Make one for a file's tensors to be loaded into.
+
+        Args:
+            settings: those of the fit, from the file.
+            names: the tensors in the file.
+        """
+        raise NotImplementedError
+
+    def attend(
+        self, sam: Sam, embedding: Embedding, prompts: Sequence[Prompt]
+    ) -> tuple[Tensor, Tensor]:
+        """Answer B prompts with as many points and boxes, up to the choice of the mask.
+
+        Args:
+            sam: the frozen model.
+            embedding: the encoded image.
+            prompts: in pixels of the image.
+
+        Returns:
+            Tokens (B, T, 256), the IoU token and the mask tokens first, and cells (B, h·w, 256),
+            as `FrozenDecoder.attend` has them.
+        """
+        raise NotImplementedError
+
+    def estimate(self, tokens: Tensor, iou_predictions: Tensor) -> Tensor:
+        """Estimate each mask's IoU, (B, 4), from the frozen head's estimate."""
+        return iou_predictions
+
+    def mix(self, estimates: Tensor) -> Tensor:
+        """How much of each of the four masks to return, (B, 4), from their estimated IoU."""
+        return mixture(estimates)
+
+    def search(self, embedding: Embedding) -> Search:
+        """Start to look for objects; only where `finds` is true."""
+        raise NotImplementedError
+
+    def parameters_in_use(self) -> int:
+        """How many learned numbers segmenting uses: all but those for refining."""
+        refining = 0 if self.pmm is None else sum(p.numel() for p in self.pmm.parameters())
+        return sum(parameter.numel() for parameter in self.parameters()) - refining

@@ -1,0 +1,54 @@
+"""The method "plm": the Prompt Learning Module moves the prompt's tokens, a selector mixes.
+
+Kim et al. 2024 (https://arxiv.org/abs/2403.09199): the modules are in plm.py, selector.py and, for
+contours, pmm.py. They are trained by training.py.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from samtune.method import Method
+from samtune.plm import PromptLearningModule
+from samtune.pmm import PointMatchingModule
+from samtune.prompts import Prompt
+from samtune.sam import Embedding, Sam
+from samtune.selector import OutputSelector
+
+
+class PromptLearning(Method):
+    """Prompt Learning Module, mixture of the masks, and Point Matching Module if there is one."""
+
+    exports: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        plm: PromptLearningModule,
+        selector: OutputSelector,
+        pmm: PointMatchingModule | None = None,
+    ) -> None:
+        super().__init__()
+        self.plm = plm
+        self.selector = selector
+        self.pmm = pmm
+
+    @classmethod
+    def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
+        """As Method's; with a Point Matching Module if the file has one."""
+        refines = any(name.startswith("pmm.") for name in names)
+        return cls(
+            PromptLearningModule(), OutputSelector(), PointMatchingModule() if refines else None
+        )
+
+    def attend(
+        self, sam: Sam, embedding: Embedding, prompts: Sequence[Prompt]
+    ) -> tuple[Tensor, Tensor]:
+        """As Method's: the prompt's tokens are moved."""
+        image = sam.image_cells(embedding)
+        tokens = sam.encode_prompts(list(prompts), embedding.original_size)
+        return sam.decoder.attend_to(image, self.plm.adapt(tokens, *image.normed))
+
+    def estimate(self, tokens: Tensor, iou_predictions: Tensor) -> Tensor:
+        """As Method's: corrected for the task."""
+        return self.selector(tokens, iou_predictions)  # type: ignore[no-any-return]

@@ -1,0 +1,127 @@
+"""Finding: one object after another, none twice, and an end to it."""
+
+import numpy as np
+import pytest
+import torch
+
+from samtune.adapter import Adapter, AdapterInfo, Base
+from samtune.finding import find_objects
+from samtune.found_scores import matched_ious
+from samtune.persam import Persam
+from samtune.predictor import Prediction, Predictor
+from samtune.sam import Embedding
+from samtune.targets import Direction
+
+SIZE = (128, 128)  # 8×8 cells of 16 px
+NO_LOGITS = np.zeros((0, 32, 32), np.float32)
+
+
+def square(row, column, rows=1, columns=1):
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[16 * row : 16 * (row + rows), 16 * column : 16 * (column + columns)] = True
+    return mask
+
+
+class Drawn(Predictor):
+    """Answers a point with the drawn thing that it is in; else with its cell."""
+
+    def __init__(self, sam, adapter, things):
+        super().__init__(sam, adapter)
+        self.things, self.asked = things, []
+
+    def predict(self, embedding, prompts, *, all_masks=False, refine=False):
+        (prompt,) = prompts
+        x, y = prompt.points[0].round().astype(int).tolist()
+        self.asked.append((y // 16, x // 16))
+        mask = next((one for one in self.things if one[y, x]), square(y // 16, x // 16))
+        return [Prediction(mask, 0.9, NO_LOGITS, NO_LOGITS, NO_LOGITS, NO_LOGITS)]
+
+
+@pytest.fixture
+def looking(tiny_sam):
+    """A predictor for likenesses given as {(row, column): value}, and the image."""
+
+    def make(likeness, things):
+        cells = np.zeros((256, 8, 8), np.float32)
+        cells[1] = 1.0
+        for place, value in likeness.items():
+            cells[:2, *place] = value, np.sqrt(1 - value**2)
+        vector = np.zeros(256, np.float32)
+        vector[0] = 1.0
+        where = Direction(vector, 0.0)
+        learned = Persam(np.zeros(256, np.float32), where, where, ["negative-point"])
+        adapter = Adapter(AdapterInfo("persam", Base.of(tiny_sam, "tiny")), learned)
+        return Drawn(tiny_sam, adapter, things), Embedding(torch.from_numpy(cells), SIZE, SIZE)
+
+    return make
+
+
+def masks(finding):
+    return [one.prediction.mask for one in finding.objects]
+
+
+def test_the_most_similar_object_is_found_first_and_alone_by_default(looking):
+    one, two = square(1, 1), square(5, 5)
+    predictor, image = looking({(1, 1): 0.95, (5, 5): 1.0}, [one, two])
+    found = find_objects(predictor, image)
+    assert len(found.objects) == 1
+    assert np.array_equal(masks(found)[0], two)
+    assert found.objects[0].prompt.points.tolist() == [[87.5, 87.5]]
+    assert not found.reason
+
+
+def test_several_are_found_once_each_and_then_it_ends(looking):
+    things = [square(1, 1, 2, 2), square(5, 5), square(3, 6, 1, 2)]
+    likeness = {(1, 1): 0.99, (1, 2): 0.98, (2, 1): 0.97, (2, 2): 1.0, (5, 5): 0.96}
+    predictor, image = looking({**likeness, (3, 6): 0.95, (3, 7): 0.94}, things)
+    found = find_objects(predictor, image, max_objects=10)
+    assert len(found.objects) == 3
+    assert all(any(np.array_equal(mask, thing) for mask in masks(found)) for thing in things)
+    assert len(predictor.asked) == 3 + 3  # three more tries find nothing
+
+
+def test_an_answer_that_is_known_already_is_no_second_object(looking):
+    thing = square(2, 2, 3, 3)
+    almost = thing.copy()
+    almost[2 * 16 : 2 * 16 + 20] = False  # the rest agrees with it by 0.58
+    likeness = {(row, column): 0.9 for row in (2, 3, 4) for column in (2, 3, 4)}
+    predictor, image = looking({**likeness, (4, 4): 1.0, (2, 2): 0.99}, [almost, thing])
+    # The cell (2, 2) stays open after `almost`, and is then answered with the whole thing.
+    found = find_objects(predictor, image, max_objects=5)
+    assert [(4, 4), (2, 2)] == predictor.asked[:2]
+    assert len(found.objects) == 1
+
+
+def test_where_nothing_is_alike_nothing_is_found_and_it_says_so(looking):
+    predictor, image = looking({(4, 4): 0.2}, [])
+    found = find_objects(predictor, image, max_objects=5)
+    assert not found.objects
+    assert "nothing is like the reference" in found.reason
+    assert f"{found.best_rejected:.2f}" in found.reason
+    assert found.best_rejected < 0.5
+
+
+def test_presence_is_the_score_of_what_is_found(looking):
+    predictor, image = looking({(4, 4): 1.0}, [square(4, 4)])
+    (found,) = find_objects(predictor, image).objects
+    search = predictor.adapter.learned.search(image)
+    assert found.prediction.score == search.presence(square(4, 4)) != 0.9
+
+
+def test_plain_sam_and_adapters_that_need_prompts_find_nothing_by_themselves(looking, tiny_sam):
+    _, image = looking({}, [])
+    with pytest.raises(ValueError, match="persam"):
+        find_objects(Predictor(tiny_sam), image)
+
+
+def test_found_masks_are_matched_one_to_one_and_the_best_pair_first():
+    target, other = square(0, 0, 2, 2), square(5, 5)
+    good, better = square(0, 0, 2, 1), square(0, 0, 2, 2)
+    assert matched_ious([good, better], [target, other]) == [1.0, 0.0]
+    assert matched_ious([good, square(5, 5)], [target, other]) == [0.5, 1.0]
+    assert matched_ious([], [target]) == [0.0]
+
+
+def test_a_mask_over_two_objects_counts_for_one():
+    both = square(0, 0, 1, 3)
+    assert matched_ious([both], [square(0, 0, 1, 2), square(0, 2)]) == [2 / 3, 0.0]
