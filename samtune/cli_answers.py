@@ -59,6 +59,7 @@ class Answer:
             "files": files,
             "prompt": asked,
             "score": result.score,
+            "presence": result.presence,
             "area": result.area,
             "bbox": result.bbox,
             "label": result.label,
@@ -79,7 +80,10 @@ class Answer:
             words = f"{names}  nothing found: {self.result.reason}"
             return f"{words}, {self.result.adapter}" if name_adapter else words
         assert self.result.score is not None
-        words = f"{names}  score {self.result.score:.2f}, {self.result.area:,} px"
+        words = f"{names}  score {self.result.score:.2f}"
+        if self.result.presence is not None:
+            words += f", presence {self.result.presence:.2f}"
+        words += f", {self.result.area:,} px"
         if not self.result.area:
             words += " (nothing found)"
         return f"{words}, {self.result.adapter}" if name_adapter else words
@@ -111,13 +115,14 @@ class Segmenter:
         all_masks: bool,
         overlay: bool,
         max_objects: int = 1,
+        min_score: float = 0.0,
     ) -> None:
         from samtune.embeddings import EmbeddingCache
 
         self.sources = sources
         self._cache = EmbeddingCache()
         self._all_masks, self._overlay = all_masks, overlay
-        self._max_objects = max_objects
+        self._max_objects, self._min_score = max_objects, min_score
         self._names, self._writers = names, writers
         self._read: tuple[object, NDArray[np.uint8]] | None = None
         self._encoded: tuple[weakref.ref[NDArray[np.uint8]], Embedding] | None = None
@@ -244,7 +249,7 @@ class Segmenter:
         results: list[Result] = []
         predictions, reason = self._answer_or_find(source, embedding, prompts)
         if reason:
-            return [_nothing(source, embedding, reason, time.monotonic() - started)]
+            return [_nothing_found(source, embedding, reason, time.monotonic() - started)]
         for prompt, prediction in predictions:
             refined, contours = prediction.refined, prediction.contours
             answers = [(prediction.mask, prediction.score, prediction.low_res_logits)]
@@ -257,6 +262,7 @@ class Segmenter:
                     prompt=prompt,
                     adapter=source.adapter,
                     refined=False,
+                    presence=prediction.presence,
                     low_res_logits=logits,
                     logits=_at_full_size(source.predictor, embedding, logits),
                 )
@@ -269,7 +275,24 @@ class Segmenter:
                     moves = contour_moves(mask_to_polygons(prediction.mask), contours)
                 results[first] = replace(results[first], mask=refined, refined=True, moves=moves)
         each = (time.monotonic() - started) / len(results)
-        return [replace(one, seconds=each) for one in results]
+        return [self._accepted(replace(one, seconds=each)) for one in results]
+
+    def _accepted(self, result: "Result") -> "Result":
+        """A result, or nothing where it is not likely enough to be an object."""
+        if result.expected_iou >= self._min_score:
+            return result
+        assert result.score is not None
+        why = f"score {result.score:.2f}"
+        if result.presence is not None:
+            why += f" × presence {result.presence:.2f}"
+        return replace(
+            result,
+            mask=result.mask & False,
+            low_res_logits=None,
+            logits=None,
+            moves=(),
+            reason=f"{why} is below {self._min_score:g}",
+        )
 
     def _answer_or_find(
         self, source: Source, embedding: "Embedding", prompts: list["Prompt"]
@@ -286,15 +309,14 @@ class Segmenter:
         return [(one.prompt, one.prediction) for one in finding.objects], finding.reason
 
 
-def _nothing(source: Source, embedding: "Embedding", reason: str, seconds: float) -> "Result":
+def _nothing_found(source: Source, embedding: "Embedding", reason: str, seconds: float) -> "Result":
     """What stands for an image in which nothing was found."""
     import numpy as np
 
     from samtune.results import Result
 
-    empty = np.zeros(embedding.original_size, dtype=bool)
     return Result(
-        mask=empty,
+        mask=np.zeros(embedding.original_size, dtype=bool),
         score=0.0,
         label=source.label,
         prompt=None,

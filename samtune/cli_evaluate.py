@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from samtune.dataset import Dataset
     from samtune.evaluation import Scores
     from samtune.found_scores import FoundScores
+    from samtune.obedience import Obedience
     from samtune.predictor import Predictor
     from samtune.report import Source
     from samtune.stages import Stages
@@ -72,6 +73,7 @@ def evaluate(
     from samtune.adapter import Adapter
     from samtune.embeddings import EmbeddingCache
     from samtune.evaluation import evaluate
+    from samtune.obedience import measure_obedience
     from samtune.predictor import Predictor
     from samtune.report import Source
     from samtune.stages import Stages
@@ -105,6 +107,15 @@ def evaluate(
                 )
             ]
             base, *scored = _write_report(terminal, dataset, sources, checkpoint, stages, files)
+        obeyed: list[Obedience | None] = [None] * len(predictors)
+        if paths:
+            obeyed = measure_obedience(
+                dataset,
+                sam,
+                predictors,
+                EmbeddingCache(),
+                on_progress=lambda done, total: terminal.show("clicking beside", done, total),
+            )
         found = [_score_found(terminal, dataset, one, max_objects) for one in predictors[1:]]
     if as_json:
         scores = {f"base_{name}": value for name, value in _scores(base).items()}
@@ -114,8 +125,9 @@ def evaluate(
                 **_scores(one),
                 "refined_iou": one.refined_iou,
                 **({} if looked is None else _found_scores(looked)),
+                "beside": None if clicks is None else asdict(clicks),
             }
-            for path, one, looked in zip(paths, scored, found, strict=True)
+            for path, one, looked, clicks in zip(paths, scored, found, obeyed[1:], strict=True)
         ]
         print_json(
             {"data": str(data), "objects": base.objects, **scores, "adapters": adapters_json}
@@ -123,6 +135,7 @@ def evaluate(
         return
     _print_table(paths, base, scored)
     _print_found(paths, found, max_objects)
+    _print_obedience(["plain SAM", *map(str, paths)], obeyed)
     if files is not None:
         typer.echo(f"wrote {files[0]} and {files[1]}")
 
@@ -135,6 +148,30 @@ def _print_table(paths: list[Path], base: "Scores", scored: list["Scores"]) -> N
     typer.echo(
         "mean % for one click in the middle of each object (random: anywhere on it); oracle: the "
         "best of SAM's masks; boundary: Boundary IoU"
+    )
+
+
+def _print_obedience(names: list[str], obeyed: Sequence["Obedience | None"]) -> None:
+    """What clicks beside all objects get, where there is an adapter."""
+    known = [(name, one) for name, one in zip(names, obeyed, strict=True) if one is not None]
+    if not known:
+        return
+    typer.echo()
+    rows = [
+        [
+            name,
+            *map(
+                percent,
+                (one.false_responses, one.false_alarms, one.false_and_present, one.missed),
+            ),
+        ]
+        for name, one in known
+    ]
+    clicks = count(known[0][1].clicks, "click") + " beside"
+    typer.echo(table([clicks, "an object's mask", "presence", "both", "missed"], rows))
+    typer.echo(
+        "% of clicks beside all objects that get an object's mask, that have a presence of 0.5 or "
+        "more, and both; missed: % of objects whose own click has less"
     )
 
 

@@ -82,6 +82,15 @@ def segment(
             help="Without a prompt, for adapters that find objects: look for up to so many.",
         ),
     ] = 1,
+    min_score: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="S",
+            help="Answer that there is nothing where the score times the presence is below.",
+        ),
+    ] = 0.0,
     adapters: Annotated[
         list[Path] | None,
         typer.Option(
@@ -165,7 +174,13 @@ def segment(
         paths: list[Path | None] = [*adapters] if adapters else [None]
         sources = [make(path, label) for path, label in zip(paths, labels, strict=True)]
     with Segmenter(
-        sources, names, writers, all_masks=all_masks, overlay=overlay, max_objects=max_objects
+        sources,
+        names,
+        writers,
+        all_masks=all_masks,
+        overlay=overlay,
+        max_objects=max_objects,
+        min_score=min_score,
     ) as segmenter:
         if lines is not None:
             failed, all_of = _answer_lines(segmenter, lines)

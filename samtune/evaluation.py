@@ -157,7 +157,7 @@ def score_objects(
     chosen = range(len(dataset.pairs)) if images is None else images
     found: list[list[ObjectScores]] = [[] for _ in predictors]
     for done, (index, embedding, things) in enumerate(
-        _images(dataset, sam, cache, chosen), start=1
+        encoded_images(dataset, sam, cache, chosen), start=1
     ):
         for scores, predictor in zip(found, predictors, strict=True):
             answers: list[dict[PromptKind, tuple[AnswerScores, ...]]] = [{} for _ in things]
@@ -202,9 +202,10 @@ def prompts_for(
     return () if pair is None else (pair,)
 
 
-def _images(
+def encoded_images(
     dataset: Dataset, sam: Sam, cache: EmbeddingCache, chosen: Sequence[int]
 ) -> Iterator[tuple[int, Embedding, list[DatasetObject]]]:
+    """Go through some of a data set's images: which it is, encoded, and its objects."""
     objects: dict[int, list[DatasetObject]] = {index: [] for index in chosen}
     for thing in dataset.objects:
         if thing.image_index in objects:

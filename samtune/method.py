@@ -82,6 +82,14 @@ class Method(nn.Module):
         """How much of each of the four masks to return, (B, 4), from their estimated IoU."""
         return mixture(estimates)
 
+    def judge(self, tokens: Tensor) -> Tensor | None:
+        """How likely it is, (B,) from 0 to 1, that prompts are on an object; None: not known.
+
+        Args:
+            tokens: (B, T, 256) as `attend` gave them.
+        """
+        return None
+
     def search(self, embedding: Embedding) -> Search:
         """Start to look for objects; only where `finds` is true."""
         raise NotImplementedError

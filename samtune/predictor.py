@@ -34,6 +34,8 @@ class Prediction:
     Attributes:
         mask: (H, W) bool at the image's own size.
         score: the decoder's estimate of the mask's IoU, 0 to 1.
+        presence: how likely it is, 0 to 1, that the prompt is on an object of the trained kind;
+            None where that was not learned.
         low_res_logits: (256, 256) float32 in the padded input frame; coarse in the padding and
             far from any boundary (`FrozenDecoder.mask_logits`) unless every cell was decoded.
         alternatives: (M, H, W) bool, the three masks of SAM's multimask output; none (M = 0)
@@ -50,6 +52,7 @@ class Prediction:
     alternative_scores: NDArray[np.float32]
     alternative_logits: NDArray[np.float32]
     contours: tuple[Polygon, ...] | None = None
+    presence: float | None = None
 
     @cached_property
     def refined(self) -> NDArray[np.bool_] | None:
@@ -105,30 +108,49 @@ class Predictor:
             _ = self._pmm  # raises where there is none
         for prompt in prompts:
             prompt.check_inside(embedding.original_size)
-        features = self.sam.image_cells(embedding).features
         answers: dict[int, Prediction] = {}
         for group in _alike(prompts):
             for start in range(0, len(group), AT_ONCE):
                 chosen = group[start : start + AT_ONCE]
                 asked = [prompts[i] for i in chosen]
-                found = self._answer_alike(embedding, features, asked, all_masks, refine)
+                found = self._answer_alike(embedding, asked, all_masks, refine)
                 answers.update(zip(chosen, found, strict=True))
         return [answers[position] for position in range(len(prompts))]
+
+    @torch.inference_mode()
+    def presence(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[float | None]:
+        """Only how likely it is that each prompt is on an object, which takes no mask.
+
+        Args:
+            embedding: the encoded image.
+            prompts: in pixels of the original image.
+
+        Returns:
+            From 0 to 1, in their order; None where that was not learned.
+        """
+        found: list[float | None] = [None] * len(prompts)
+        if self.adapter is None:
+            return found
+        for group in _alike(prompts):
+            for start in range(0, len(group), AT_ONCE):
+                chosen = group[start : start + AT_ONCE]
+                tokens, _ = self._attend(embedding, [prompts[i] for i in chosen])
+                judged = self.adapter.learned.judge(tokens)
+                if judged is not None:
+                    for position, value in zip(chosen, judged.tolist(), strict=True):
+                        found[position] = value
+        return found
 
     def _answer_alike(
         self,
         embedding: Embedding,
-        features: Tensor,
         prompts: list[Prompt],
         all_masks: bool,
         refine: bool,
     ) -> list[Prediction]:
-        """Answer B prompts with as many points and boxes, decoded together.
-
-        Arguments as for `predict`, and features (1, 256, h, w) float32 on the model's device.
-        """
+        """Answer B prompts with as many points and boxes, decoded together; as `predict`."""
         sam, decoder = self.sam, self.sam.decoder
-        tokens, cells = self._attend(embedding, features, prompts)
+        tokens, cells = self._attend(embedding, prompts)
         estimates = decoder.predict_iou(tokens)
         if self.adapter is not None:
             estimates = self.adapter.learned.estimate(tokens, estimates)
@@ -137,7 +159,7 @@ class Predictor:
         if all_masks:
             multimask = torch.eye(4, device=sam.device)[1:]  # output 0 is the single mask
             mixing = torch.cat([mixing, multimask.expand(len(prompts), -1, -1)], dim=1)
-        grid = features.shape[-2], features.shape[-1]
+        grid = embedding.features.shape[-2], embedding.features.shape[-1]
         if self.every_cell:
             low_res_logits = decoder.assemble(decoder.mask_blocks(tokens, cells, mixing), grid)
         else:
@@ -147,6 +169,7 @@ class Predictor:
         masks = upscale_masks(
             low_res_logits, sam.image_size, embedding.input_size, embedding.original_size
         )
+        presence = None if self.adapter is None else self.adapter.learned.judge(tokens)
         scores = (mixing @ estimates[..., None])[..., 0].clip(0, 1).cpu().numpy()
         low_res = low_res_logits.cpu().numpy()
         return [
@@ -160,6 +183,7 @@ class Predictor:
                 contours=self.refine(embedding, cells[position], masks[position, 0])
                 if refine
                 else None,
+                presence=None if presence is None else float(presence[position]),
             )
             for position in range(len(prompts))
         ]
@@ -227,11 +251,10 @@ class Predictor:
         pmm, size = self._pmm, embedding.original_size
         polygons = list(mask_to_polygons(mask))
         large = [i for i, one in enumerate(polygons) if is_large(one.exterior, embedding)]
-        features = self.sam.image_cells(embedding).features
         for start in range(0, len(large), AT_ONCE):
             chosen = large[start : start + AT_ONCE]
             clicks = [center_point(polygons_to_mask([polygons[i]], size)) for i in chosen]
-            _, cells = self._attend(embedding, features, clicks)
+            _, cells = self._attend(embedding, clicks)
             for i, own_cells in zip(chosen, cells, strict=True):
                 polygons[i] = refine_polygon(polygons[i], pmm, own_cells, embedding, rounds)
         return tuple(polygons)
@@ -242,9 +265,7 @@ class Predictor:
             raise ValueError("refining needs an adapter with a Point Matching Module")
         return self.adapter.learned.pmm
 
-    def _attend(
-        self, embedding: Embedding, features: Tensor, prompts: list[Prompt]
-    ) -> tuple[Tensor, Tensor]:
+    def _attend(self, embedding: Embedding, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
         """Tokens and cells after the decoder's transformer, for prompts of one form."""
         if self.adapter is not None:
             return self.adapter.learned.attend(self.sam, embedding, prompts)

@@ -7,11 +7,13 @@ contours, pmm.py. They are trained by training.py.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from samtune.method import Method
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
+from samtune.presence import PresenceHead
 from samtune.prompts import Prompt
 from samtune.sam import Embedding, Sam
 from samtune.selector import OutputSelector
@@ -27,18 +29,25 @@ class PromptLearning(Method):
         plm: PromptLearningModule,
         selector: OutputSelector,
         pmm: PointMatchingModule | None = None,
+        presence: PresenceHead | None = None,
     ) -> None:
         super().__init__()
         self.plm = plm
         self.selector = selector
         self.pmm = pmm
+        self.presence = presence
 
     @classmethod
     def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
-        """As Method's; with a Point Matching Module if the file has one."""
-        refines = any(name.startswith("pmm.") for name in names)
+        """As Method's; with those of the modules that the file has."""
+        refines, judges = (
+            any(name.startswith(prefix) for name in names) for prefix in ("pmm.", "presence.")
+        )
         return cls(
-            PromptLearningModule(), OutputSelector(), PointMatchingModule() if refines else None
+            PromptLearningModule(),
+            OutputSelector(),
+            PointMatchingModule() if refines else None,
+            PresenceHead() if judges else None,
         )
 
     def attend(
@@ -52,3 +61,7 @@ class PromptLearning(Method):
     def estimate(self, tokens: Tensor, iou_predictions: Tensor) -> Tensor:
         """As Method's: corrected for the task."""
         return self.selector(tokens, iou_predictions)  # type: ignore[no-any-return]
+
+    def judge(self, tokens: Tensor) -> Tensor | None:
+        """As Method's, where it was learned."""
+        return None if self.presence is None else torch.sigmoid(self.presence(tokens))

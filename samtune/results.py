@@ -19,6 +19,8 @@ class Result:
     Args:
         mask: (H, W) bool at the image's own size.
         score: the decoder's estimate of the mask's IoU, 0 to 1; None for another tool's mask.
+        presence: how likely it is, 0 to 1, that the prompt is on an object of the adapter's kind;
+            None where that is not known.
         label: what the object is called in formats that have classes.
         prompt: what was asked, in the image's pixels, or where an adapter looked by itself; None
             where nobody asked, or where it found nothing.
@@ -29,7 +31,7 @@ class Result:
         logits: gives them at the image's own size, (H, W) float32; the mask is where they exceed 0.
         moves: what refining did to the contours.
         seconds: what the mask took; those of an image's masks add up to the image's.
-        reason: why an adapter that looks by itself found nothing; the mask is empty then.
+        reason: why there is nothing; the mask is empty then.
     """
 
     mask: npt.NDArray[np.bool_]
@@ -43,11 +45,18 @@ class Result:
     moves: tuple[Move, ...] = ()
     seconds: float = 0.0
     reason: str = ""
+    presence: float | None = None
+
+    @property
+    def expected_iou(self) -> float:
+        """The score, as far as there is an object at all."""
+        assert self.score is not None
+        return self.score * (1.0 if self.presence is None else self.presence)
 
     @property
     def scored(self) -> dict[str, float]:
         """The score as an entry of annotation formats; none where there is no score."""
-        return {} if self.score is None else {"score": round(self.score, 4)}
+        return {} if self.score is None else {"score": round(self.expected_iou, 4)}
 
     @property
     def area(self) -> int:

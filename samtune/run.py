@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from samtune.adapter import Adapter, AdapterInfo
 from samtune.config import FitConfig
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
@@ -128,8 +127,8 @@ class TrainingRun:
             self._look()
         return stopped
 
-    def best_adapter(self, info: AdapterInfo) -> Adapter:
-        """The kept weights as an adapter."""
+    def best_modules(self) -> PromptLearning:
+        """The modules with the kept weights."""
         modules = self.learner.average
         modules.load_state_dict(self.best)
         plm, selector = modules["plm"], modules["selector"]
@@ -137,7 +136,7 @@ class TrainingRun:
         assert isinstance(plm, PromptLearningModule)
         assert isinstance(selector, OutputSelector)
         assert pmm is None or isinstance(pmm, PointMatchingModule)
-        return Adapter(info, PromptLearning(plm, selector, pmm))
+        return PromptLearning(plm, selector, pmm)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs; there is none before the probe has ended."""

@@ -1,8 +1,9 @@
 """fit(): train an adapter on a data set while SAM stays frozen.
 
 Images are encoded once, into the cache. Then a learner takes one step after another (learner.py),
-with looks at the held-out objects in between (run.py); the best weights are kept and at the end
-scored beside plain SAM. What happens is told to a callback.
+with looks at the held-out objects in between (run.py). The best weights are kept, a head that tells
+clicks on objects from others is fitted (presence_fit.py), and at the end all is scored beside plain
+SAM. What happens is told to a callback.
 """
 
 import time
@@ -21,6 +22,7 @@ from samtune.images import read_image
 from samtune.learner import EncodedImages
 from samtune.pairs import Pair
 from samtune.predictor import Predictor
+from samtune.presence_fit import fit_presence
 from samtune.resume import read_state, write_state
 from samtune.run import Progress, TrainingRun
 from samtune.sam import Sam
@@ -113,9 +115,11 @@ def fit(
     if resume and state_path.is_file():
         run.restore(read_state(state_path, identity))
     stopped = run.train(on_progress, lambda: write_state(state_path, identity, run.state()))
+    learned = run.best_modules()
+    learned.presence = fit_presence(sam, learned.plm, images, objects, held_out, config.seed)
     trained = time.monotonic()
 
-    adapter = run.best_adapter(
+    adapter = Adapter(
         AdapterInfo(
             method=config.method,
             base=Base.of(sam, checkpoint_name),
@@ -128,7 +132,8 @@ def fit(
                 "objects_seen": run.learner.seen,
                 "sha256": train.fingerprint(),
             },
-        )
+        ),
+        learned,
     )
     scores = score_objects(
         val,

@@ -226,7 +226,7 @@ def test_masks_that_are_estimated_to_be_as_good_are_mixed(tiny_sam, embedding):
         parameter.zero_()
     _, decoded = decode(tiny_sam, embedding, POINT)
     wanted = torch.tensor([0.62, 0.6, 0.65, 0.5])
-    adapter.selector.from_iou_token.bias.copy_(wanted - decoded.iou_predictions[0])
+    adapter.learned.selector.from_iou_token.bias.copy_(wanted - decoded.iou_predictions[0])
     (prediction,) = Predictor(tiny_sam, adapter, every_cell=True).predict(embedding, [POINT])
     weights = torch.softmax(wanted / 0.05, dim=0)
     expected = torch.einsum("m,mhw->hw", weights, decoded.low_res_logits[0]).numpy()

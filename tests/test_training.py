@@ -14,6 +14,7 @@ from samtune.embeddings import EmbeddingCache
 from samtune.errors import SamtuneError
 from samtune.evaluation import Scores, score_objects
 from samtune.images import read_image
+from samtune.obedience import measure_obedience
 from samtune.predictor import Predictor
 from samtune.training import fit
 
@@ -418,3 +419,16 @@ def test_epochs_count_passes_over_the_objects(run):
     result = run(replace(QUICK, epochs=3, pmm=False))
     assert result.adapter.info.data["objects_seen"] == 18
     assert result.val_curve[-1][0] == 18
+
+
+# --------------------------------------------------------------------------- presence
+
+
+def test_clicks_on_objects_and_beside_them_are_told_apart_on_held_out_images(
+    run, data, tiny_sam, tmp_path
+):
+    result = run(replace(QUICK, objects=300, learning_rate=3e-3, warmup_objects=20, pmm=False))
+    predictor = Predictor(tiny_sam, result.adapter)
+    (found,) = measure_obedience(data[1], tiny_sam, [predictor], EmbeddingCache(tmp_path))
+    assert found.false_alarms < 0.3
+    assert found.missed < 0.3

@@ -1,0 +1,102 @@
+"""Whether a click means what it says: clicks beside all objects, and what they are answered with.
+
+A false response is a mask of an object that the click is not on. An adapter that learned one kind
+of thing is prone to it: it was never asked for anything else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from samtune.dataset import Dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.evaluation import encoded_images
+from samtune.metrics import iou
+from samtune.predictor import Predictor
+from samtune.prompts import Prompt, center_point, points_off
+from samtune.sam import Sam
+
+CLICKS = 4  # beside the objects of each image
+FALSE_IOU = 0.5  # a mask is of an object that it overlaps by more
+PRESENT = 0.5  # a presence from here on says that there is an object
+
+
+@dataclass(frozen=True)
+class Obedience:
+    """How clicks are answered, shares from 0 to 1.
+
+    Attributes:
+        clicks: how many clicks beside all of an image's objects were tried.
+        false_responses: of those, how many got the mask of an object.
+        false_alarms: of those, how many have a presence of 0.5 or more; None where it is not known.
+        false_and_present: of those, how many are both.
+        missed: of clicks in the middle of objects, how many have a presence below 0.5.
+    """
+
+    clicks: int
+    false_responses: float
+    false_alarms: float | None
+    false_and_present: float | None
+    missed: float | None
+
+
+def measure_obedience(
+    dataset: Dataset,
+    sam: Sam,
+    predictors: Sequence[Predictor],
+    cache: EmbeddingCache,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Obedience | None]:
+    """Click beside the objects of each image, the same places for each predictor.
+
+    Args:
+        dataset: the objects.
+        sam: the frozen model of all predictors.
+        predictors: plain SAM, adapters.
+        cache: where embeddings are kept.
+        on_progress: called with the number of images done and of all.
+
+    Returns:
+        Of each predictor; None where objects fill all images.
+    """
+    beside: list[list[tuple[bool, float | None]]] = [[] for _ in predictors]
+    present: list[list[float | None]] = [[] for _ in predictors]
+    images = range(len(dataset.pairs))
+    for done, (index, embedding, things) in enumerate(
+        encoded_images(dataset, sam, cache, images), start=1
+    ):
+        masks = [thing.mask() for thing in things]
+        rng = np.random.default_rng([index + 1, 7])
+        places = points_off(np.any(masks, axis=0), rng, CLICKS)
+        clicks = [Prompt.of([(x, y)]) for x, y in places.tolist()]
+        for number, predictor in enumerate(predictors):
+            beside[number] += [
+                (max(iou(answer.mask, mask) for mask in masks) > FALSE_IOU, answer.presence)
+                for answer in predictor.predict(embedding, clicks)
+            ]
+            if predictor.adapter is not None:
+                centers = [center_point(mask) for mask in masks]
+                present[number] += predictor.presence(embedding, centers)
+        if on_progress is not None:
+            on_progress(done, len(images))
+    return [_shares(*both) for both in zip(beside, present, strict=True)]
+
+
+def _shares(
+    beside: list[tuple[bool, float | None]], present: list[float | None]
+) -> Obedience | None:
+    if not beside:
+        return None
+    false, presence = (np.array(column) for column in zip(*beside, strict=True))
+    if presence[0] is None:
+        return Obedience(len(beside), float(false.mean()), None, None, None)
+    alarms = presence >= PRESENT
+    return Obedience(
+        clicks=len(beside),
+        false_responses=float(false.mean()),
+        false_alarms=float(alarms.mean()),
+        false_and_present=float((false & alarms).mean()),
+        missed=float((np.array(present) < PRESENT).mean()),
+    )

@@ -1,0 +1,126 @@
+"""Whether there is an object of the trained kind at the prompt.
+
+SAM gives every click a mask, and an adapter that was only ever shown clicks on its objects gives a
+click beside one a mask as well. The decoder's own output tokens, after an adapter, tell the two
+apart: a logistic regression on them, 1,281 numbers, fitted once the adapter is trained. Training
+the adapter itself on clicks on the background cost up to 8 points of IoU and told them apart no
+better (benchmarks/README.md).
+"""
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_OUTPUT_TOKENS = 5  # the IoU token and four mask tokens
+_RIDGE = 1e-2  # on the squared weights, per example
+_ITERATIONS = 200  # of L-BFGS, at most
+
+
+class PresenceHead(nn.Module):
+    """From the decoder's output tokens to the logit that the prompt is on an object.
+
+    Args:
+        width: channels of the tokens.
+    """
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.linear = nn.Linear(_OUTPUT_TOKENS * width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Judge B prompts.
+
+        Args:
+            tokens: (B, T, C) from `FrozenDecoder.attend`: the IoU token, then the mask tokens.
+
+        Returns:
+            (B,) logits; their sigmoid is the probability, once calibrated.
+        """
+        logits: Tensor = self.linear(_described(tokens))[:, 0]
+        return logits
+
+    @classmethod
+    def fit(cls, on_object: Tensor, on_background: Tensor) -> Self:
+        """Learn to tell clicks apart; both kinds count the same.
+
+        Args:
+            on_object: (N, T, C) tokens of clicks on objects, N at least 1.
+            on_background: (M, T, C) tokens of clicks off all of an image's objects, M at least 1.
+        """
+        head = cls(on_object.shape[-1]).to(on_object.device)
+        inputs = _described(torch.cat([on_object, on_background]))
+        weight, bias = head.linear.weight, head.linear.bias
+        _minimise(
+            [weight, bias],
+            lambda: F.linear(inputs, weight, bias)[:, 0],
+            (torch.ones(len(on_object)), torch.zeros(len(on_background))),
+            lambda: _RIDGE * weight.square().sum(),
+        )
+        return head.requires_grad_(False)
+
+    def calibrate(self, on_object: Tensor, on_background: Tensor) -> None:
+        """Scale and shift the logits so that their sigmoid is the share of held-out clicks.
+
+        Platt 1999: a logistic regression on one number, both kinds of clicks counting the same. So
+        that a few clicks, all told apart, do not give certainty, the targets are a little inside
+        of 0 and 1, as his are.
+
+        Args:
+            on_object: (N, T, C) tokens of held-out clicks on objects, N at least 1.
+            on_background: (M, T, C) tokens of held-out clicks on the background, M at least 1.
+        """
+        with torch.no_grad():
+            logits = self(torch.cat([on_object, on_background]))
+        hits, misses = len(on_object), len(on_background)
+        line = torch.tensor([1.0, 0.0], device=logits.device, requires_grad=True)
+        _minimise(
+            [line],
+            lambda: line[0] * logits + line[1],
+            (torch.full((hits,), (hits + 1) / (hits + 2)), torch.full((misses,), 1 / (misses + 2))),
+        )
+        slope, shift = line.tolist()
+        if slope < 0:  # wrong more often than right: it knows nothing, and says a half
+            slope = shift = 0.0
+        with torch.no_grad():
+            self.linear.weight.mul_(slope)
+            self.linear.bias.mul_(slope).add_(shift)
+
+
+def _described(tokens: Tensor) -> Tensor:
+    """(B, T, C) tokens to (B, 5 · C), each output token normed by itself."""
+    output_tokens = tokens[:, :_OUTPUT_TOKENS]
+    return F.layer_norm(output_tokens, output_tokens.shape[-1:]).flatten(1)
+
+
+def _minimise(
+    parameters: list[Tensor],
+    logits: Callable[[], Tensor],
+    targets: tuple[Tensor, Tensor],
+    penalty: Callable[[], Tensor | float] = lambda: 0.0,
+) -> None:
+    """Logistic regression in place, by L-BFGS.
+
+    Args:
+        parameters: what to move.
+        logits: gives them for all examples, those of both kinds one after the other.
+        targets: (N,) and (M,) probabilities; each kind weighs a half.
+        penalty: what to add.
+    """
+    weights = torch.cat([torch.full_like(kind, 0.5 / len(kind)) for kind in targets])
+    wanted = torch.cat(targets).to(parameters[0].device)
+    weights = weights.to(parameters[0].device)
+    optimizer = torch.optim.LBFGS(parameters, max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        errors = F.binary_cross_entropy_with_logits(logits(), wanted, weights, reduction="sum")
+        loss = errors + penalty()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
