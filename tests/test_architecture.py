@@ -82,6 +82,7 @@ READING_ORDER = [
     "cli_fit_result",
     "cli_fit",
     "cli_check",
+    "cli_prompts",
     "cli_segment",
     "cli_evaluate",
     "cli_sensitivity",
