@@ -230,7 +230,9 @@ function drawPanel({ canvas, told, save, answer }) {
 /** The mask as a picture of its own, in one colour. */
 function silhouette({ mask }, [red, green, blue]) {
   const image = new ImageData(picture.width, picture.height);
-  for (let i = 0; i < mask.length; i++) if (mask[i]) image.data.set([red, green, blue, 255], 4 * i);
+  const colour = new Uint32Array(Uint8Array.of(red, green, blue, 255).buffer)[0];
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < mask.length; i++) if (mask[i]) pixels[i] = colour;
   const surface = new OffscreenCanvas(picture.width, picture.height);
   surface.getContext("2d").putImageData(image, 0, 0);
   return surface;
