@@ -47,7 +47,8 @@ const receive = {
     ask();
   },
   answers({ id, answers }) {
-    const current = id === picture.id && asked === points;
+    if (id !== picture.id) return; // another one has been opened since
+    const current = asked === points;
     asked = null;
     if (!current) return ask();
     panels.forEach((panel, i) => (panel.answer = answers[i]));
@@ -99,7 +100,7 @@ async function open(file) {
   const { width, height } = bitmap;
   picture = { id: (picture?.id ?? 0) + 1, name: file.name, bitmap, width, height, encoded: false };
   points = [];
-  cross = null;
+  cross = asked = null;
   for (const { canvas } of panels) Object.assign(canvas, { width, height });
   $("main").className = "";
   if ("ready" in document.body.dataset) say("Reading the picture …");
