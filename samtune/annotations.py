@@ -156,6 +156,12 @@ def draw_contours(contours: Sequence[npt.NDArray[np.floating]], size: tuple[int,
     return outlines_to_mask([Polygon(ring.astype(np.float32)) for ring in contours], size)
 
 
+def draw_box(corners: Sequence[float], size: tuple[int, int]) -> Mask:
+    """The pixels of a box x0, y0, x1, y1, counted from the image's corner; (H, W) bool."""
+    x0, y0, x1, y1 = corners
+    return draw_contours([contour([x0, y0, x1, y0, x1, y1, x0, y1])], size)
+
+
 def listed(names: Sequence[str]) -> str:
     """Names for a message, cut off where they are many."""
     return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")

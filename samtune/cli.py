@@ -18,6 +18,7 @@ from samtune.cli_check import check
 from samtune.cli_evaluate import evaluate
 from samtune.cli_export import export
 from samtune.cli_fit import fit
+from samtune.cli_prompts import prompts
 from samtune.cli_refine import refine
 from samtune.cli_segment import segment
 from samtune.cli_sensitivity import sensitivity
@@ -46,6 +47,7 @@ app.command()(check)
 app.command()(fit)
 app.command()(segment)
 app.command()(refine)
+app.command()(prompts)
 app.command()(evaluate)
 app.command()(sensitivity)
 app.command()(export)

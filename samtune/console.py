@@ -257,6 +257,8 @@ def read_data(
     class_id: str | None,
     objects: "Meaning | None",
     images: Path | None,
+    *,
+    boxes: bool = False,
 ) -> "Dataset":
     """Read images and their objects; say what was found, left out, and assumed.
 
@@ -270,6 +272,7 @@ def read_data(
         class_id=class_id,
         objects=objects,
         images=images,
+        boxes=boxes,
         on_progress=lambda done, total: terminal.show(f"reading {data.name}", done, total),
     )
     terminal.say(f"{data}: {dataset.describe()}")

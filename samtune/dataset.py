@@ -89,6 +89,7 @@ def load_dataset(
     class_id: int | str | None = None,
     objects: Meaning | None = None,
     images: Path | None = None,
+    boxes: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Read and check images and what is known of their objects.
@@ -105,6 +106,8 @@ def load_dataset(
             "instances". None decides by the numbers in all masks (masks.py); in annotations each
             object is one.
         images: the folder of images that COCO and LabelMe files name, if it is not beside them.
+        boxes: take annotations of COCO and YOLO that are boxes for objects that fill them; they
+            are left out, or a fault, otherwise.
         on_progress: called with the number of images read and of all.
 
     Returns:
@@ -117,7 +120,7 @@ def load_dataset(
     if images is not None and not images.is_dir():
         raise DatasetError(f"there is no folder {images}: name the folder of the images.")
     try:
-        annotations = read_annotations(data, images)
+        annotations = read_annotations(data, images, boxes=boxes)
     except PermissionError as error:
         raise not_permitted(error) from error
     if annotations is None:
@@ -130,22 +133,22 @@ def load_dataset(
     return Dataset(folder=data, **vars(loaded))
 
 
-def read_annotations(data: Path, images: Path | None) -> Annotations | None:
+def read_annotations(data: Path, images: Path | None, *, boxes: bool = False) -> Annotations | None:
     """What a COCO file, or a folder of YOLO or LabelMe, holds; None for one of masks.
 
     Raises:
         DatasetError: as load_dataset.
     """
     if data.is_file() and data.suffix.lower() == ".json":
-        return read_coco(data, images)
+        return read_coco(data, images, boxes=boxes)
     if not data.is_dir() or has_masks(data):
         return None
     if yolo_folders(data) is not None:
-        return read_yolo(data)
+        return read_yolo(data, boxes=boxes)
     if labelme_files(data):
         return read_labelme(data, images)
     only = [path for path in data.glob("*.json") if not path.name.startswith(".")]
-    return read_coco(only[0], images) if len(only) == 1 else None
+    return read_coco(only[0], images, boxes=boxes) if len(only) == 1 else None
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

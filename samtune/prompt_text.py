@@ -101,6 +101,27 @@ def parse_prompt_line(text: str) -> PromptLine:
     )
 
 
+def format_prompt_line(image: Path, prompt: Prompt) -> str:
+    """Write one line of a prompts file, which `parse_prompt_line` reads.
+
+    Example:
+        >>> format_prompt_line(Path("a.jpg"), Prompt.of(points=[(120, 340.5)]))
+        '{"image": "a.jpg", "points": [[120, 340.5]], "labels": [1]}'
+    """
+    line: dict[str, Any] = {"image": str(image)}
+    if len(prompt.points):
+        line["points"] = [_plain(point) for point in prompt.points.tolist()]
+        line["labels"] = prompt.labels.tolist()
+    if prompt.box is not None:
+        line["box"] = _plain(prompt.box.tolist())
+    return json.dumps(line)
+
+
+def _plain(numbers: list[float]) -> list[float]:
+    """Whole numbers without a decimal point."""
+    return [int(number) if number.is_integer() else number for number in numbers]
+
+
 def _numbers(text: str, expected: str, count: int) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",")]

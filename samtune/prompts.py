@@ -178,6 +178,27 @@ def points_off(
     return np.stack([drawn % mask.shape[1], drawn // mask.shape[1]], axis=1).astype(np.float64)
 
 
+def prompt_for(
+    mask: npt.NDArray[np.bool_], points: int, box: bool, rng: np.random.Generator
+) -> Prompt:
+    """A prompt that asks for a mask: points on it, its box, or both.
+
+    Args:
+        mask: (H, W) bool with at least one pixel.
+        points: how many; the first is the centre point, the others are drawn.
+        box: whether to give the box.
+        rng: source of randomness; the same seed gives the same points.
+    """
+    found = [center_point(mask).points] if points else []
+    if points > 1:
+        found.append(sample_point(mask, rng, points - 1).points)
+    return Prompt(
+        points=np.concatenate(found) if found else np.empty((0, 2), dtype=np.float32),
+        labels=np.ones(points, dtype=np.int64),
+        box=box_around(mask) if box else None,
+    )
+
+
 def point_pair(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Prompt | None:
     """The centre point, and a point on the background near the object.
 

@@ -7,6 +7,7 @@ objects and are skipped, and so are annotations that have a box only.
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from samtune.annotations import (
     Mask,
     Shape,
     contour,
+    draw_box,
     draw_contours,
     find_image,
     listed,
@@ -32,13 +34,14 @@ _MEND = "Mend or remove what is named."
 _KEEP_INSIDE = "Images are named as seen from their folder: put them there, or --images names it."
 
 
-def read_coco(path: Path, image_folder: Path | None = None) -> Annotations:
+def read_coco(path: Path, image_folder: Path | None = None, *, boxes: bool = False) -> Annotations:
     """Read a COCO file; the images themselves are only looked for.
 
     Args:
         path: the JSON file.
         image_folder: what file names are relative to; by default the file's folder, or the folder
             images in it or beside it.
+        boxes: take annotations that have a box only for objects that fill it.
 
     Raises:
         DatasetError: no COCO file; what is wrong with parts of it becomes faults.
@@ -56,6 +59,8 @@ def read_coco(path: Path, image_folder: Path | None = None) -> Annotations:
         _add_image(path, number, entry, folders, by_image, read)
     left_out: Counter[str] = Counter()
     for number, entry in enumerate(annotations, start=1):
+        if boxes and isinstance(entry, dict) and not entry.get("segmentation"):
+            entry = {**entry, "segmentation": _Box(entry.get("bbox"))}
         _add_annotation(path, number, entry, by_image, read, left_out)
     for reason, count in left_out.items():
         read.found.skipped.append(Skipped(path, f"{counted(count, 'annotation')} {reason}"))
@@ -148,7 +153,26 @@ def _add_annotation(
     read.found.faults.append(Fault(path, problem, _MEND))
 
 
+@dataclass(frozen=True)
+class _Box:
+    """A box x, y, width, height that stands for a segmentation, if it is one."""
+
+    numbers: object
+
+    def __bool__(self) -> bool:
+        return self.numbers is not None
+
+    def draw(self, size: tuple[int, int]) -> Mask:
+        if not isinstance(self.numbers, list) or len(self.numbers) != 4:
+            raise ValueError("has a bbox that is not x, y, width, height")
+        contour([*self.numbers, 0, 0])  # numbers, finite
+        x, y, width, height = self.numbers
+        return draw_box((x, y, x + width, y + height), size)
+
+
 def _draw(segmentation: object, size: tuple[int, int]) -> Mask:
+    if isinstance(segmentation, _Box):
+        return segmentation.draw(size)
     if isinstance(segmentation, dict):
         told, counts = segmentation.get("size"), segmentation.get("counts")
         if told != list(size):

@@ -24,6 +24,7 @@ from samtune.annotations import (
     Mask,
     Shape,
     contour,
+    draw_box,
     draw_contours,
     listed,
 )
@@ -52,8 +53,12 @@ def yolo_folders(folder: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def read_yolo(folder: Path) -> Annotations:
+def read_yolo(folder: Path, *, boxes: bool = False) -> Annotations:
     """Read a folder of YOLO segmentation labels; the images are not opened.
+
+    Args:
+        folder: as above.
+        boxes: take lines that are boxes, as detectors write them, for objects that fill them.
 
     Raises:
         DatasetError: no labels, or data.yaml cannot be read; what is wrong with a line becomes a
@@ -75,7 +80,7 @@ def read_yolo(folder: Path) -> Annotations:
             read.found.faults.append(Fault(image, problem, "Keep one image of each name."))
         else:
             used[label_file] = image
-            shapes = list(_shapes(label_file, known, read))
+            shapes = list(_shapes(label_file, known, read, boxes))
             read.images.append(AnnotatedImage(image, label_file, shapes))
     for path in sorted(labels.rglob("*.txt") if labels != images else labels.glob("*.txt")):
         if path not in used and path.name.lower() not in _NO_LABELS:
@@ -108,7 +113,9 @@ def _label_of(image: Path, images: Path, labels: Path) -> Path:
     return (labels / image.relative_to(images)).with_suffix(".txt")
 
 
-def _shapes(path: Path, known: dict[str, str], read: Annotations) -> Iterator[Shape]:
+def _shapes(
+    path: Path, known: dict[str, str], read: Annotations, boxes: bool = False
+) -> Iterator[Shape]:
     """The lines of a label file; a class that nothing names is called by its number."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -126,28 +133,42 @@ def _shapes(path: Path, known: dict[str, str], read: Annotations) -> Iterator[Sh
         elif known and category not in known:
             classes = listed([f"{key} {name}" for key, name in known.items()])
             problem = f"line {number} has the unknown class {category} (there are {classes})"
-        elif len(words) in (5, 6):
+        elif len(words) in (5, 6) and not boxes:
             problem = f"line {number} is a box and no outline: samtune learns from outlines"
         if problem is not None:
             read.found.faults.append(Fault(path, problem, _MEND))
             continue
         category = str(int(category))
         read.categories.setdefault(category, category)
-        yield Shape(f"line {number}", category, partial(_draw, words[1:]))
+        draw = _draw_box if len(words) in (5, 6) else _draw
+        yield Shape(f"line {number}", category, partial(draw, words[1:]))
+
+
+def _draw_box(words: list[str], size: tuple[int, int]) -> Mask:
+    """A box: its centre, width and height as shares, and maybe how sure a detector was."""
+    x, y, width, height = (
+        share * size[1 - position % 2] for position, share in enumerate(_shares(words[:4]))
+    )
+    return draw_box((x - width / 2, y - height / 2, x + width / 2, y + height / 2), size)
 
 
 def _draw(words: list[str], size: tuple[int, int]) -> Mask:
+    shares = _shares(words)
+    if len(shares) % 2 and len(shares) > 6:
+        shares.pop()  # how sure a model was that wrote the line
+    scale = (size[1], size[0])
+    pixels = [share * scale[position % 2] for position, share in enumerate(shares)]
+    return draw_contours([contour(pixels)], size)
+
+
+def _shares(words: list[str]) -> list[float]:
     try:
         shares = [float(word) for word in words]
     except ValueError as error:
         raise ValueError("has something else than numbers") from error
-    if len(shares) % 2 and len(shares) > 6:
-        shares.pop()  # how sure a model was that wrote the line
     if not all(-_BEYOND <= share <= 1 + _BEYOND for share in shares):
         raise ValueError("has numbers that are not from 0 to 1, shares of the width and height")
-    scale = (size[1], size[0])
-    pixels = [share * scale[position % 2] for position, share in enumerate(shares)]
-    return draw_contours([contour(pixels)], size)
+    return shares
 
 
 def _names(folder: Path, labels: Path) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Run `samtune ...` inside the test's process."""
 
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+import samtune
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.cli import app
 from samtune.plm import PromptLearningModule
@@ -19,6 +22,21 @@ from samtune.selector import OutputSelector
 def run(*words: object, stdin: bytes | None = None) -> Result:
     """Run the command; a bug's exception goes on, as it should reach the user with traceback."""
     return CliRunner().invoke(app, [str(word) for word in words], stdin, catch_exceptions=False)
+
+
+def command_with_tiny_sam(*words: object) -> list[str]:
+    """`samtune ...` for a process of its own, which takes any checkpoint for the tiny SAM."""
+    places = [str(Path(__file__).parent), str(Path(samtune.__file__).parents[1])]
+    code = f"""
+        import sys
+        sys.path[:0] = {places!r}
+        import samtune.sam
+        from tiny_models import build_tiny_sam
+        samtune.sam.load_sam = lambda path, device: build_tiny_sam()
+        from samtune.cli import main
+        main()
+    """
+    return [sys.executable, "-c", textwrap.dedent(code), *map(str, words)]
 
 
 def use_instead_of_weights(sam: Sam, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

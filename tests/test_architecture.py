@@ -97,6 +97,7 @@ READING_ORDER = [
     "cli_fit_references",
     "cli_fit",
     "cli_check",
+    "cli_prompts",
     "cli_segment",
     "cli_evaluate",
     "cli_sensitivity",

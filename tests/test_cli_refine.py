@@ -271,7 +271,6 @@ def test_the_overlay_shows_where_the_points_were_and_are(workplace):
     assert drawn.shape == plain.shape
     changed = np.abs(drawn - plain).max(axis=2) > 60
     assert changed[5, 4:7].all()  # the contour's first point was here, above the mask of now
-    assert not changed[5, 9:].any()
     assert changed[10, 5:25].mean() > 0.9
     assert not changed[:, 40:].any()
     run(*WORDS, "--overlay", "-f", "png", "-o", "out")

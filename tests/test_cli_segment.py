@@ -3,18 +3,23 @@
 import errno
 import json
 import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 from broken_data import without_permission
-from command import files_in, one_error, photo, run, use_instead_of_weights, write_adapter
+from command import (
+    command_with_tiny_sam,
+    files_in,
+    one_error,
+    photo,
+    run,
+    use_instead_of_weights,
+    write_adapter,
+)
 from PIL import Image
 from tiny_models import build_tiny_sam
 
-import samtune
 from samtune.adapter import Adapter
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
@@ -366,17 +371,7 @@ def test_prompt_lines_on_one_image_encode_it_once_and_a_changed_image_anew(
 
 def test_a_prompt_line_is_answered_before_the_next_one_comes(workplace):
     # Another program asks, waits for the answer, and asks again: nothing may wait in a buffer.
-    places = [str(Path(__file__).parent), str(Path(samtune.__file__).parents[1])]
-    code = f"""
-        import sys
-        sys.path[:0] = {places!r}
-        import samtune.sam
-        from tiny_models import build_tiny_sam
-        samtune.sam.load_sam = lambda path, device: build_tiny_sam()
-        from samtune.cli import main
-        main()
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code), "segment", "--prompts", "-"]
+    command = command_with_tiny_sam("segment", "--prompts", "-")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         for number in (1, 2):
             process.stdin.write(line(points=[[40, 20]]))

@@ -1,13 +1,15 @@
 """prompt_text.py: prompts are read from the shell and JSON lines."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from samtune.errors import PromptError
-from samtune.prompt_text import parse_box, parse_point, parse_prompt_line
+from samtune.prompt_text import format_prompt_line, parse_box, parse_point, parse_prompt_line
 from samtune.prompts import Prompt
 
 
@@ -105,3 +107,27 @@ def test_any_json_is_a_prompt_or_a_prompt_error(value):
     except PromptError:
         return
     assert isinstance(line.prompt, Prompt)
+
+
+COORDINATES = st.floats(-1e6, 1e6, width=32)
+
+
+@given(
+    name=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
+    points=st.lists(st.tuples(COORDINATES, COORDINATES, st.booleans()), max_size=4),
+    corner=st.none() | st.tuples(COORDINATES, COORDINATES),
+)
+def test_a_written_line_is_read_as_the_same_prompt(name, points, corner):
+    positive = [(x, y) for x, y, on_object in points if on_object]
+    negative = [(x, y) for x, y, on_object in points if not on_object]
+    assume(positive or corner)
+    box = corner and (*corner, corner[0] + 1000, corner[1] + 1.5)
+    prompt = Prompt.of(positive, negative, box)
+    line = format_prompt_line(Path(name), prompt)
+    assert "\n" not in line
+    read = parse_prompt_line(line)
+    assert read.image == Path(name)
+    assert np.array_equal(read.prompt.points, prompt.points)
+    assert np.array_equal(read.prompt.labels, prompt.labels)
+    assert (read.prompt.box is None) == (box is None)
+    assert box is None or np.array_equal(read.prompt.box, prompt.box)

@@ -47,7 +47,8 @@ const receive = {
     ask();
   },
   answers({ id, answers }) {
-    const current = id === picture.id && asked === points;
+    if (id !== picture.id) return; // another one has been opened since
+    const current = asked === points;
     asked = null;
     if (!current) return ask();
     panels.forEach((panel, i) => (panel.answer = answers[i]));
@@ -99,7 +100,7 @@ async function open(file) {
   const { width, height } = bitmap;
   picture = { id: (picture?.id ?? 0) + 1, name: file.name, bitmap, width, height, encoded: false };
   points = [];
-  cross = null;
+  cross = asked = null;
   for (const { canvas } of panels) Object.assign(canvas, { width, height });
   $("main").className = "";
   if ("ready" in document.body.dataset) say("Reading the picture …");
@@ -230,7 +231,9 @@ function drawPanel({ canvas, told, save, answer }) {
 /** The mask as a picture of its own, in one colour. */
 function silhouette({ mask }, [red, green, blue]) {
   const image = new ImageData(picture.width, picture.height);
-  for (let i = 0; i < mask.length; i++) if (mask[i]) image.data.set([red, green, blue, 255], 4 * i);
+  const colour = new Uint32Array(Uint8Array.of(red, green, blue, 255).buffer)[0];
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < mask.length; i++) if (mask[i]) pixels[i] = colour;
   const surface = new OffscreenCanvas(picture.width, picture.height);
   surface.getContext("2d").putImageData(image, 0, 0);
   return surface;
