@@ -120,7 +120,6 @@ def methods(tasks: list[Task], draws: int) -> None:
         ("persam, cosine", "persam", ("background",)),
         ("persam", "persam", ()),
         ("persam-f", "persam-f", ()),
-        ("persam-f, unguided", "persam-f", ("guided-attention", "semantic-prompt")),
     ]
     for label, method, without in choices:
         for count in COUNTS:
