@@ -109,7 +109,7 @@ def find_objects(
 def _same(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
     """Whether two masks are of one object: alike, or a whole and its part."""
     smaller = min(np.count_nonzero(mask), np.count_nonzero(other))
-    return np.count_nonzero(mask & other) > SAME_SHARE * smaller
+    return bool(np.count_nonzero(mask & other) > SAME_SHARE * smaller)
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
