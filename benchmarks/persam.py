@@ -41,7 +41,7 @@ LADDER: tuple[tuple[str, tuple[Part, ...]], ...] = tuple(  # what is still left 
 class Task:
     """A folder's references and scored images."""
 
-    def __init__(self, text: str, sam: Sam, cache: EmbeddingCache) -> None:
+    def __init__(self, text: str, sam: Sam, cache: EmbeddingCache, most: int) -> None:
         folder, _, class_id = text.partition(":")
         self.name = Path(folder).name + (f":{class_id}" if class_id else "")
         self.sam, self.cache = sam, cache
@@ -49,6 +49,10 @@ class Task:
             load_dataset(Path(folder) / part, class_id=class_id or None)
             for part in ("train", "val")
         )
+
+        count = len(self.val.pairs)
+        evenly = np.linspace(0, count - 1, min(count, most)).round().astype(int)
+        self.val = self.val.subset(evenly.tolist())
 
     def fit(self, count: int, draw: int, method: str, without: tuple[Part, ...]) -> ReferenceFit:
         """An adapter of some references, none of which is scored."""
@@ -116,7 +120,6 @@ def methods(tasks: list[Task], draws: int) -> None:
         ("persam, cosine", "persam", ("background",)),
         ("persam", "persam", ()),
         ("persam-f", "persam-f", ()),
-        ("persam-f, unguided", "persam-f", ("guided-attention", "semantic-prompt")),
     ]
     for label, method, without in choices:
         for count in COUNTS:
@@ -167,9 +170,10 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3, help="single references that are averaged")
     parser.add_argument("--only", choices=("ladder", "methods", "found"))
     parser.add_argument("--max-objects", type=int, default=5, help="in an image, for found")
+    parser.add_argument("--images", type=int, default=1000, help="of each val/, evenly, at most")
     arguments = parser.parse_args()
     sam, cache = load_sam(resolve("mobile_sam")), EmbeddingCache()
-    tasks = [Task(text, sam, cache) for text in arguments.tasks]
+    tasks = [Task(text, sam, cache, arguments.images) for text in arguments.tasks]
     parts: dict[str, Callable[[], None]] = {
         "ladder": lambda: ladder(tasks, arguments.draws),
         "methods": lambda: methods(tasks, arguments.draws),

@@ -87,7 +87,8 @@ def fit(
     val_fraction: Annotated[
         float | None,
         typer.Option(
-            metavar="F", help=f"Share of images to hold out. [default: {FitConfig.val_fraction}]"
+            metavar="F",
+            help=f"Share of images to hold out. [default: {FitConfig.val_fraction}; persam: none]",
         ),
     ] = None,
     epochs: Annotated[

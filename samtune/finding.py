@@ -1,9 +1,10 @@
 """Finding objects without a prompt: one after another, from one encoding of the image.
 
 An adapter that can (method.py) proposes where to look; the proposal is answered as any prompt
-is, and the answer is judged by its presence score. Places inside a mask that was looked at are left
-out from then on. The search ends when enough objects are found, nothing is left to look at, or the
-answers are no longer accepted.
+is, and the answer is judged by its presence score. Places inside a mask that was looked at, and in
+its holes, are left out from then on; of a whole and its part the first one found is kept. The
+search ends when enough objects are found, nothing is left to look at, or the answers are no longer
+accepted.
 """
 
 from dataclasses import dataclass, replace
@@ -11,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.metrics import iou
+from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
 from samtune.predictor import Prediction, Predictor
 from samtune.prompts import Prompt
 from samtune.sam import Embedding
 
 ACCEPTED = 0.5  # presence from here on is an object
-SAME_IOU = 0.5  # two masks that agree so well are one object
+SAME_SHARE = 0.5  # of the smaller of two masks that lies in the other: then they are one object
 _MISSES = 3  # answers in a row that are no object, or one that is known: then there are no more
 
 
@@ -86,21 +87,32 @@ def find_objects(
         raise ValueError("finding objects needs an adapter that can, such as one of persam")
     search = predictor.adapter.learned.search(embedding)
     found: list[Found] = []
+    outlined: list[NDArray[np.bool_]] = []  # their masks, without holes
     rejected: list[float] = []
     misses = 0
     while len(found) < max_objects and misses < _MISSES and (prompt := search.propose()):
         (answer,) = predictor.predict(embedding, [prompt], all_masks=all_masks, refine=refine)
         presence = search.presence(answer.mask)
-        search.suppress(answer.mask)
-        known = any(_same(answer.mask, one.prediction.mask) for one in found)
+        filled = _filled(answer.mask)
+        search.suppress(filled)
+        known = any(_same(filled, other) for other in outlined)
         if known or presence < ACCEPTED:
             misses += 1
             rejected += [] if known else [presence]
             continue
         misses = 0
+        outlined.append(filled)
         found.append(Found(prompt, replace(answer, score=presence)))
     return Finding(tuple(found), max(rejected, default=None))
 
 
 def _same(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    return iou(mask, other) > SAME_IOU
+    """Whether two masks are of one object: alike, or a whole and its part."""
+    smaller = min(np.count_nonzero(mask), np.count_nonzero(other))
+    return bool(np.count_nonzero(mask & other) > SAME_SHARE * smaller)
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask with its holes: the letters of a sign are no objects beside it."""
+    outlines = [Polygon(one.exterior, ()) for one in mask_to_polygons(mask)]
+    return polygons_to_mask(outlines, (mask.shape[0], mask.shape[1]))

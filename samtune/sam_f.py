@@ -25,6 +25,7 @@ _CELLS = 128  # of each object's image, decoded once for the fit
 _MOST_OBJECTS = 1000  # taken evenly from more: two numbers need no more
 # AdamW's. Zhang et al., section 4.1, take 1000 steps of 1e-3: the same weights to 0.01, and 2 s.
 _STEPS, _RATE = 200, 5e-3
+_BETAS, _DECAY = (0.9, 0.999), 0.01
 _BATCH = 32  # objects a step
 
 
@@ -129,14 +130,27 @@ def fit_weights(
     Returns:
         The three weights; their sum is 1.
     """
-    first_two = torch.full((2,), 1 / 3, requires_grad=True)
-    optimizer = torch.optim.AdamW([first_two], lr=_RATE)
-    for _ in range(_STEPS):
+    first_two = torch.full((2,), 1 / 3)
+    mean, square = torch.zeros(2), torch.zeros(2)
+    for step in range(1, _STEPS + 1):
         some = torch.from_numpy(rng.integers(len(logits), size=min(_BATCH, len(logits))))
-        weights = torch.cat([first_two, 1 - first_two.sum(dim=0, keepdim=True)])
-        mixed = torch.einsum("bmkc,m->bkc", logits[some], weights)[:, None]
-        optimizer.zero_grad()
-        score_logits(mixed, target[some], weight[some]).loss.mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        gradient = _gradient(first_two, logits[some], target[some], weight[some])
+        # AdamW with torch's defaults. torch's imports a compiler first, for a second.
+        mean.lerp_(gradient, 1 - _BETAS[0])
+        square.lerp_(gradient.square(), 1 - _BETAS[1])
+        length = (square / (1 - _BETAS[1] ** step)).sqrt() + 1e-8
+        first_two = first_two * (1 - _RATE * _DECAY)
+        first_two -= _RATE * mean / (1 - _BETAS[0] ** step) / length
     w1, w2 = first_two.tolist()
     return w1, w2, 1 - w1 - w2
+
+
+def _gradient(first_two: Tensor, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Of the mean loss, (2,)."""
+    with torch.enable_grad():
+        first_two = first_two.detach().requires_grad_()
+        weights = torch.cat([first_two, 1 - first_two.sum(dim=0, keepdim=True)])
+        mixed = torch.einsum("bmkc,m->bkc", logits, weights)[:, None]
+        loss = score_logits(mixed, target, weight).loss.mean()
+    (gradient,) = torch.autograd.grad(loss, first_two)
+    return gradient

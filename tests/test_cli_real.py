@@ -96,3 +96,29 @@ def test_export_writes_files_that_find_the_object_in_onnx_runtime_alone(
     )
     found = masks[0, 0] > 0
     assert (found & target).sum() / (found | target).sum() > 0.8
+
+
+@pytest.mark.parametrize("method", ["persam", "persam-f"])
+def test_one_reference_finds_such_a_thing_elsewhere_and_nothing_where_there_is_none(
+    mobile_sam_path, toy_dataset, tmp_path, method
+):
+    for number in range(1, 8):  # one pair is left
+        for part in ("images", "masks"):
+            (toy_dataset / part / f"{number}.png").rename(tmp_path / f"{part}{number}.png")
+    words = ["fit", toy_dataset, "--method", method, "-o", "a.safetensors"]
+    samtune_command(*words, folder=tmp_path)
+    noise = np.random.default_rng(0).integers(10, 70, (96, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    words = ["segment", *(f"images{number}.png" for number in range(1, 8)), "noise.png"]
+    result = samtune_command(*words, "--adapter", "a.safetensors", "--json", folder=tmp_path)
+    *found, nothing = map(json.loads, result.stdout.splitlines())
+    scores = []
+    for number, answer in enumerate(found, start=1):
+        target = np.asarray(Image.open(tmp_path / f"masks{number}.png")) > 0
+        mask = np.zeros_like(target)
+        if answer["mask"]:
+            mask = np.asarray(Image.open(tmp_path / answer["mask"])) > 0
+        scores.append((mask & target).sum() / (mask | target).sum())
+    assert np.mean(scores) > 0.8
+    assert nothing["mask"] is None
+    assert "nothing is like the reference" in nothing["reason"]

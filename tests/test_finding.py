@@ -92,6 +92,19 @@ def test_an_answer_that_is_known_already_is_no_second_object(looking):
     assert len(found.objects) == 1
 
 
+def test_a_part_of_what_is_known_and_what_is_in_its_hole_are_no_second_object(looking):
+    ring = square(1, 1, 4, 4) & ~square(2, 2, 2, 2)
+    whole = square(1, 1, 6, 6)
+    likeness = {(row, column): 0.9 for row in range(1, 7) for column in range(1, 7)}
+    # First the ring; its hole is left out; then beside it the whole that the ring is a part of.
+    answers = [ring, square(2, 2), whole]
+    predictor, image = looking({**likeness, (1, 1): 1.0, (2, 2): 0.99, (6, 6): 0.98}, answers)
+    found = find_objects(predictor, image, max_objects=5)
+    assert predictor.asked[:2] == [(1, 1), (6, 6)]
+    assert len(found.objects) == 1
+    assert np.array_equal(masks(found)[0], ring)
+
+
 def test_where_nothing_is_alike_nothing_is_found_and_it_says_so(looking):
     predictor, image = looking({(4, 4): 0.2}, [])
     found = find_objects(predictor, image, max_objects=5)

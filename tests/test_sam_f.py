@@ -13,7 +13,7 @@ from samtune.images import read_image, read_labels
 from samtune.losses import score_logits
 from samtune.predictor import AT_ONCE, Predictor
 from samtune.prompts import Prompt, center_point
-from samtune.sam_f import SamF, fit_sam_f
+from samtune.sam_f import SamF, fit_sam_f, fit_weights
 
 SIZE = (50, 77)
 POINT = Prompt.of(points=[(20, 30)])
@@ -108,3 +108,21 @@ def test_only_the_given_images_are_looked_at(toy_folder):
     assert some.weights == pytest.approx(
         fit_sam_f(dataset.subset([2, 5]), sam, EmbeddingCache()).weights
     )
+
+
+def test_the_fit_is_adamw_s():
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(3, 3, 64, 16, generator=generator)
+    target, weight = (logits[:, 1] > 0).float(), torch.ones(3, 64, 16)
+    found = fit_weights(logits, target, weight, np.random.default_rng(0))
+    two = torch.full((2,), 1 / 3, requires_grad=True)
+    optimizer, rng = torch.optim.AdamW([two], lr=5e-3), np.random.default_rng(0)
+    for _ in range(200):
+        some = torch.from_numpy(rng.integers(3, size=3))
+        mixed = sum(w * logits[some, n] for n, w in enumerate([*two, 1 - two.sum()]))
+        optimizer.zero_grad()
+        score_logits(mixed[:, None], target[some], weight[some]).loss.mean().backward()
+        optimizer.step()
+    assert found[:2] == pytest.approx(two.tolist(), abs=1e-4)
+    assert found[1] > 0.8  # the mask that was wanted
+    assert sum(found) == pytest.approx(1)
