@@ -41,7 +41,7 @@ from samtune.plm import PromptLearningModule
 from samtune.predictor import Predictor
 from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt, center_point
-from samtune.sam import Sam, load_sam
+from samtune.sam import Embedding, Sam, load_sam
 from samtune.selector import OutputSelector
 from samtune.supervision import Supervision
 
@@ -196,12 +196,17 @@ def segment(bench: Bench) -> None:
     height, width = embedding.original_size
     rng = np.random.default_rng(0)
     many = [Prompt.of([tuple(xy)]) for xy in rng.uniform(0, (width - 1, height - 1), (64, 2))]
-    own, adapted = Predictor(sam), Predictor(sam, bench.adapter())
+    adapter = bench.adapter()
+    own, adapted = Predictor(sam), Predictor(sam, adapter)
     sides: dict[str, Side] = {
         "samtune": lambda: own.predict(embedding, [prompt]),
         "samtune with an adapter": lambda: adapted.predict(embedding, [prompt]),
+        "the PLM's part of that": _adapting(bench, adapter, embedding, prompt),
     }
-    many_sides: dict[str, Side] = {"samtune": lambda: own.predict(embedding, many)}
+    many_sides: dict[str, Side] = {
+        "samtune": lambda: own.predict(embedding, many),
+        "samtune with an adapter": lambda: adapted.predict(embedding, many),
+    }
     upstream = _upstream_predictor(sam, image)
     sides["segment-anything's SamPredictor"] = lambda: upstream.predict(
         prompt.points, prompt.labels
@@ -215,6 +220,18 @@ def segment(bench: Bench) -> None:
         )
     compare("one point on an encoded image", sides, turns=15)
     compare("64 points on an encoded image, each", many_sides, turns=3, each=64)
+
+
+def _adapting(bench: Bench, adapter: Adapter, embedding: Embedding, prompt: Prompt) -> Side:
+    """What an adapter adds to a decoding; its masks may need more or fewer cells to be decoded."""
+    with torch.inference_mode():
+        tokens = bench.sam.encode_prompts([prompt], embedding.original_size)
+
+    def adapt() -> None:
+        with torch.inference_mode():
+            adapter.plm.adapt(tokens, *bench.sam.image_cells(embedding).normed)
+
+    return adapt
 
 
 def _upstream_predictor(sam: Sam, image: np.ndarray[Any, Any]) -> Any:
