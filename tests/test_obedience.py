@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny_models import build_adapter
 
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
@@ -22,14 +23,17 @@ class Known(Predictor):
         self.asked += [prompt.points[0] for prompt in prompts]
         nothing = np.zeros((0, *embedding.original_size))
         return [
-            Prediction(
-                self.answer(prompt), 0.9, nothing, nothing, nothing, nothing, None, self.told
-            )
+            Prediction(self.answer(prompt), 0.9, *[nothing] * 4, contours=None, presence=self.told)
             for prompt in prompts
         ]
 
     def presence(self, embedding, prompts):
         return [self.told] * len(prompts)
+
+
+@pytest.fixture
+def adapter(tiny_sam):
+    return build_adapter(tiny_sam)
 
 
 @pytest.fixture

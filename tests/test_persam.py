@@ -110,7 +110,8 @@ def test_without_cascade_and_guidance_it_is_the_single_mask_of_plain_sam(sam, em
     (found,) = Predictor(sam, adapter(sam, learned)).predict(embedding, [prompt])
     (plain,) = Predictor(sam).predict(embedding, [prompt])
     assert np.array_equal(found.mask, plain.mask)
-    assert found.score == plain.score
+    # Plain SAM goes by what is kept of the image (image_cells.py): the same up to rounding.
+    assert found.score == pytest.approx(plain.score, abs=1e-5)
 
 
 def test_prompts_answered_together_are_those_answered_alone(sam, embedding):
