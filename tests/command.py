@@ -14,6 +14,7 @@ from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.cli import app
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
+from samtune.presence import PresenceHead
 from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam
 from samtune.selector import OutputSelector
@@ -67,9 +68,15 @@ def photo(size: tuple[int, int] = (48, 64), seed: int = 0) -> np.ndarray:
 
 
 def write_adapter(
-    path: Path, sam: Sam, *, seed: int = 0, pmm: bool = True, refine_helps: bool = False
+    path: Path,
+    sam: Sam,
+    *,
+    seed: int = 0,
+    pmm: bool = True,
+    refine_helps: bool = False,
+    presence: float | None = None,
 ) -> Path:
-    """An adapter with random weights, strong enough to change masks."""
+    """An adapter with random weights, strong enough to change masks; always of one presence."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         plm, selector = PromptLearningModule(), OutputSelector()
@@ -82,5 +89,9 @@ def write_adapter(
         scores={"base_iou": 0.5664, "adapter_iou": 0.789, "refined_iou": 0.8},
         refine_helps=refine_helps,
     )
-    Adapter(info, PromptLearning(plm, selector, matching)).save(path)
+    head = None
+    if presence is not None:
+        head = PresenceHead()
+        head.linear.bias.data.fill_(np.log(presence / (1 - presence)))
+    Adapter(info, PromptLearning(plm, selector, matching, head)).save(path)
     return path

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from samtune.adapter import Adapter
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import evaluate
+from samtune.obedience import measure_obedience
 from samtune.predictor import Predictor
 
 
@@ -29,6 +31,7 @@ def test_json_is_one_object_with_the_library_s_scores(tiny_sam, toy_dataset, tmp
     told = json.loads(result.stdout)
     predictors = [Predictor(tiny_sam), Predictor(tiny_sam, Adapter.load(file, tiny_sam))]
     base, adapted = evaluate(load_dataset(toy_dataset), tiny_sam, predictors, EmbeddingCache())
+    _, beside = measure_obedience(load_dataset(toy_dataset), tiny_sam, predictors, EmbeddingCache())
     assert told["data"] == str(toy_dataset)
     assert told["objects"] == 8
     assert told["base_iou"] == base.iou
@@ -41,6 +44,7 @@ def test_json_is_one_object_with_the_library_s_scores(tiny_sam, toy_dataset, tmp
         "random_iou": adapted.random_iou,
         "refined_iou": adapted.refined_iou,
         "boundary_iou": adapted.boundary_iou,
+        "beside": asdict(beside),
     }
     assert one["iou"] != told["base_iou"]  # or one column could be the other
 

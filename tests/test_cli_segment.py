@@ -133,6 +133,36 @@ def test_an_adapter_is_used_and_named(tiny_sam, workplace):
     assert answer["adapter"] == "plates.safetensors"
 
 
+def test_presence_is_told_with_every_mask_of_an_adapter_that_knows_it(tiny_sam, workplace):
+    write_adapter(workplace / "knows.safetensors", tiny_sam, presence=0.25)
+    write_adapter(workplace / "old.safetensors", tiny_sam)
+    words = ["segment", "a.png", "--point", "20,30", "-a", "knows.safetensors"]
+    knows, old = told(run(*words, "-a", "old.safetensors", "--json"))
+    assert knows["presence"] == pytest.approx(0.25, abs=1e-6)
+    assert old["presence"] is None
+    assert "presence 0.25" in run(*words).stdout
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_below_the_least_score_there_is_nothing_and_no_file(tiny_sam, workplace, share):
+    write_adapter(workplace / "knows.safetensors", tiny_sam, presence=0.5)
+    words = ["segment", "a.png", "--point", "20,30", "-a", "knows.safetensors"]
+    (answer,) = told(run(*words, "--json"))
+    Path(answer["mask"]).unlink()
+    least = share * 0.5 * answer["score"]  # score times presence counts
+    found = run(*words, "--json", "--min-score", str(least))
+    assert found.exit_code == 0
+    (judged,) = told(found)
+    accepted = share < 1
+    assert (judged["mask"] is not None) == accepted == Path("a.mask.png").exists()
+    assert ("reason" in judged) == (not accepted)
+    assert (judged["score"], judged["presence"]) == (answer["score"], answer["presence"])
+    if not accepted:
+        assert "presence 0.50 is below" in judged["reason"]
+        assert judged["area"] == 0
+        assert "nothing found: score" in run(*words, "--min-score", str(least)).stdout
+
+
 def test_several_adapters_share_one_encoding_of_the_image(tiny_sam, workplace, monkeypatch):
     files = [write_adapter(workplace / f"{n}.safetensors", tiny_sam, seed=n) for n in range(2)]
     encoded = []
