@@ -28,7 +28,8 @@ class PresenceHead(nn.Module):
 
     def __init__(self, width: int = 256) -> None:
         super().__init__()
-        self.linear = nn.Linear(_OUTPUT_TOKENS * width, 1)
+        # Zeros need none of the caller's random numbers.
+        self.linear = nn.utils.skip_init(nn.Linear, _OUTPUT_TOKENS * width, 1)  # type: ignore[no-untyped-call]
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
