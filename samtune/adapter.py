@@ -131,7 +131,10 @@ class Adapter:
         info = _info(path, metadata)
         if sam is not None:
             _check_base(path, info.base, sam)
-        learned = METHODS[info.method].blank(info.settings, tensors)
+        try:
+            learned = METHODS[info.method].blank(info.settings, tensors)
+        except (ValueError, TypeError) as error:
+            raise _no_description(path, error) from error
         _load_tensors(path, learned, tensors)
         learned.requires_grad_(False).eval().to("cpu" if sam is None else sam.device)
         return cls(info, learned)
@@ -172,12 +175,11 @@ def _info(path: Path, metadata: Mapping[str, str]) -> AdapterInfo:
         described = json.loads(metadata[_METADATA_KEY])
         version = int(described.pop("format_version"))
         if version <= FORMAT_VERSION:
+            json.dumps(described, allow_nan=False)  # `info --json` has to be able to say it
             info = AdapterInfo(**{**described, "base": Base(**described["base"])})
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise AdapterError(
-            f"{path} does not describe itself as an adapter should ({type(error).__name__}: "
-            f"{error}): it was changed or damaged; fit it again."
-        ) from error
+            _check_types(info)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as e:
+        raise _no_description(path, e) from e
     if version > FORMAT_VERSION:
         writer = described.get("samtune_version", "of a newer version")
         raise AdapterError(
@@ -190,6 +192,30 @@ def _info(path: Path, metadata: Mapping[str, str]) -> AdapterInfo:
             "not know: upgrade samtune."
         )
     return info
+
+
+def _no_description(path: Path, error: Exception) -> AdapterError:
+    return AdapterError(
+        f"{path} does not describe itself as an adapter should ({type(error).__name__}: "
+        f"{error}): it was changed or damaged; fit it again."
+    )
+
+
+def _check_types(info: AdapterInfo) -> None:
+    """Raise a TypeError where something is not what AdapterInfo says: the file may say anything."""
+    expected: dict[type | tuple[type, ...], list[Any]] = {
+        str: [info.method, info.samtune_version, *vars(info.base).values()],
+        dict: [info.settings, info.data, info.scores],
+        bool: [info.refine_helps],
+    }
+    for kind, values in expected.items():
+        for value in values:
+            if not isinstance(value, kind):
+                raise TypeError(f"{value!r:.80} instead of a {kind}")
+    counts = [value for name, value in info.data.items() if name.endswith(("images", "objects"))]
+    for number in [*info.scores.values(), *counts]:
+        if not isinstance(number, int | float):
+            raise TypeError(f"{number!r:.80} instead of a number")
 
 
 def _check_base(path: Path, base: Base, sam: Sam) -> None:

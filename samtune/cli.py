@@ -126,7 +126,7 @@ def _wrapped(words: Iterable[str]) -> list[str]:
 
 @checkpoints.command("list")
 def list_checkpoints(as_json: JsonOption = False) -> None:
-    """List the names that --checkpoint takes, and which of them are here."""
+    """List the names that --checkpoint takes, their licences, and which of them are here."""
     from samtune.checkpoints import cached
     from samtune.sources import SOURCES
 
@@ -139,7 +139,9 @@ def list_checkpoints(as_json: JsonOption = False) -> None:
     width = max(map(len, SOURCES))
     for name, source in SOURCES.items():
         state = "fetched" if places[name] else f"{source.size / 1e6:,.0f} MB"
-        typer.echo(f"{name.ljust(width)}  {state.rjust(8)}  {source.about} ({source.licence})")
+        typer.echo(
+            f"{name.ljust(width)}  {state.rjust(8)}  {source.about}; licence {source.licence}"
+        )
 
 
 @checkpoints.command("fetch")

@@ -185,7 +185,9 @@ def fit(
 
     kept = result.better or force
     path = output if kept else output.with_name(f"{output.stem}.rejected.safetensors")
-    result.adapter.save(path)
+    with _explained_interruption(state):
+        result.adapter.save(path)
+        state.unlink(missing_ok=True)
     if as_json:
         print_json(summary(result, path, len(train.pairs), len(held_out.pairs)))
     else:

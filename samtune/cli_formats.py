@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samtune.shards import WHOLE_RUN, Shard
+
 if TYPE_CHECKING:
     from samtune.results import Names
     from samtune.writers import Writer
@@ -52,6 +54,7 @@ def open_segment_writers(
     labels: list[str],
     overwrite: bool,
     quiet: bool,
+    shard: Shard = WHOLE_RUN,
 ) -> tuple["Names", dict[str, "Writer"]]:
     """Open a writer for each format; what one cannot hold is said once, on stderr."""
     from samtune.formats import open_writers
@@ -66,5 +69,5 @@ def open_segment_writers(
         said.add(sentence)
 
     names = Names(folder, keep=images)
-    target = Target(names, list(dict.fromkeys(labels)), overwrite, note)
+    target = Target(names, list(dict.fromkeys(labels)), overwrite, note, shard)
     return names, open_writers(formats, target)

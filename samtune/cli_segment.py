@@ -6,11 +6,11 @@ image does wrong does not keep the others from being done.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, TypeVar
 
 import typer
 
@@ -36,12 +36,15 @@ from samtune.console import (
     show_error,
 )
 from samtune.errors import AdapterError, PromptError, SamtuneError
+from samtune.shards import Shard
 
 if TYPE_CHECKING:
     from samtune.predictor import Predictor
     from samtune.prompts import Prompt
+    from samtune.results import Names
     from samtune.sam import Sam
 
+Parsed = TypeVar("Parsed")
 Refining = Literal["no", "where it helps", "always"]
 
 
@@ -129,6 +132,16 @@ def segment(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also draw masks and prompts on the image.")
     ] = False,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Do every N-th image only, starting with the I-th, and leave the others to the "
+            "other shards, 1/N to N/N: the same command in a job array or GNU parallel. Images of "
+            "one name and lines about one image stay in one shard, so that results are called as "
+            "in the whole run; coco.json becomes coco.I-of-N.json.",
+        ),
+    ] = "1/1",
     as_json: JsonOption = False,
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
     device: DeviceOption = "auto",
@@ -160,13 +173,14 @@ def segment(
     if refining != "no" and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
     given = _given_prompts(points or [], negative_points or [], boxes or [])
+    part = _parsed("--shard", Shard.parse, [shard])[0]
 
     chosen = chosen_formats(context, formats or ["png"])
     labels = class_labels(context, adapters or [], label)
 
     lines = None if prompts is None else open_lines(prompts)
     check_writable(output / "mask.png")
-    names, writers = open_segment_writers(chosen, output, images, labels, overwrite, quiet)
+    names, writers = open_segment_writers(chosen, output, images, labels, overwrite, quiet, part)
     check_adapters(adapters or [])
     with Terminal(quiet) as terminal:
         sam = open_sam(terminal, checkpoint, device)
@@ -183,11 +197,19 @@ def segment(
         min_score=min_score,
     ) as segmenter:
         if lines is not None:
-            failed, all_of = _answer_lines(segmenter, lines)
+            failed, all_of = _answer_lines(segmenter, lines, part, names)
             things = "lines"
         else:
-            failed, all_of = _answer_images(segmenter, images, given, as_json)
+            asked = [Question(number, image, given) for number, image in enumerate(images, 1)]
+            own = list(_own(part, names, asked))  # a list: all names are known before the first
+            failed, all_of = _answer_images(segmenter, own, as_json)
             things = "images"
+    if not (all_of or part.is_whole or quiet):
+        typer.echo(
+            f"Nothing to do for shard {shard}: there are fewer images, and those of one name stay "
+            "in one shard.",
+            err=True,
+        )
     if failed:
         if all_of > 1 and not quiet:
             typer.echo(f"{failed} of {all_of} {things} failed.", err=True)
@@ -215,18 +237,22 @@ def _given_prompts(
     from samtune.prompt_text import parse_box, parse_point
     from samtune.prompts import Prompt
 
-    def parsed(option: str, parse: Any, texts: list[str]) -> list[Any]:
-        try:
-            return [parse(text) for text in texts]
-        except PromptError as error:
-            raise typer.BadParameter(str(error), param_hint=option) from error
-
-    on_object = parsed("--point", parse_point, points)
-    on_background = parsed("--negative-point", parse_point, negative_points)
-    corners = parsed("--box", parse_box, boxes)
+    on_object = _parsed("--point", parse_point, points)
+    on_background = _parsed("--negative-point", parse_point, negative_points)
+    corners = _parsed("--box", parse_box, boxes)
     if not (on_object or on_background or corners):
         return []
-    return [Prompt.of(on_object, on_background, box) for box in corners or [None]]
+    if not corners:
+        return [Prompt.of(on_object, on_background)]
+    return [Prompt.of(on_object, on_background, box) for box in corners]
+
+
+def _parsed(option: str, parse: Callable[[str], Parsed], texts: list[str]) -> list[Parsed]:
+    """What an option's texts mean; wrong usage of that option where one means nothing."""
+    try:
+        return [parse(text) for text in texts]
+    except PromptError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def open_lines(name: str) -> BinaryIO:
@@ -285,10 +311,9 @@ def shall_refine(terminal: Terminal, path: Path, predictor: "Predictor", always:
 
 
 def _answer_images(
-    segmenter: "Segmenter", images: list[Path], prompts: list["Prompt"], as_json: bool
+    segmenter: "Segmenter", questions: list[Question], as_json: bool
 ) -> tuple[int, int]:
-    """Segment every image with the same prompts; returns how many failed, of how many."""
-    questions = (Question(number, image, prompts) for number, image in enumerate(images, 1))
+    """Segment every image; returns how many failed, of how many."""
     failed = 0
     with closing(segmenter.answer_all(questions, ahead=True)) as answered:
         for _, found in answered:
@@ -305,15 +330,35 @@ def _answer_images(
                     typer.echo(answer.in_words(name_adapter=len(segmenter.sources) > 1))
             if not as_json and answers[0].overlay is not None:
                 typer.echo(answers[0].overlay)
-    return failed, len(images)
+    return failed, len(questions)
 
 
-def _answer_lines(segmenter: "Segmenter", lines: BinaryIO) -> tuple[int, int]:
+def _own(shard: Shard, names: "Names", questions: Iterable[Question]) -> Iterator[Question]:
+    """The shard's questions; the names of the others' results are left to them."""
+
+    def name(question: Question) -> str | None:
+        return question.image.stem if question.error is None else None
+
+    for question, is_own in shard.deal(questions, name):
+        if is_own:
+            yield question
+        elif question.error is None:
+            names.leave(question.image.stem)
+
+
+def _answer_lines(
+    segmenter: "Segmenter", lines: BinaryIO, shard: Shard, names: "Names"
+) -> tuple[int, int]:
     """Answer prompt lines as they come; returns how many failed, of how many."""
     failed = all_of = 0
     # Whoever writes into a pipe may wait for an answer before the next line.
     ahead = lines is not sys.stdin.buffer and lines.seekable()
-    with lines, closing(segmenter.answer_all(_questions(lines), ahead=ahead)) as answered:
+    if ahead and not shard.is_whole:  # all names are known before the first, as with images
+        for _ in _own(shard, names, _questions(lines)):
+            pass
+        lines.seek(0)
+    questions = _own(shard, names, _questions(lines))
+    with lines, closing(segmenter.answer_all(questions, ahead=ahead)) as answered:
         for question, found in answered:
             all_of += 1
             try:

@@ -17,7 +17,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     The temporary file lies in the same folder, so that the last step is one rename: whoever
     looks sees the old file or the whole new one, also after an interruption. The folder is
-    made if need be. On any failure the temporary file is removed and `path` stays as it was.
+    made if need be. On any failure the temporary file is removed and `path` stays as it was; only
+    a process that is killed leaves its temporary file, hidden, behind.
 
     Args:
         path: the file to write.

@@ -81,6 +81,11 @@ class Names:
         self._keep = {path.resolve() for path in keep}
         self._used: set[str] = set()
         self._highest: dict[str, int] = {}
+        self._left: set[str] = set()  # stems of another shard's images, which names its results
+
+    def leave(self, stem: str) -> None:
+        """Leave x.mask.png, x.1.mask.png, ... to the shard that has the image x."""
+        self._left.add(stem.casefold())
 
     def take(self, stem: str, ending: str, count: int = 1) -> list[Path]:
         """Name an image's next results; numbered if there are several, or were some before.
@@ -94,15 +99,21 @@ class Names:
         if count == 1 and kind not in self._highest:
             self._highest[kind] = 1
             path = self.folder / f"{stem}.{ending}"
-            if self._is_free(path):
+            if not self._is_left(stem) and self._is_free(path):
                 return [path]
         names: list[Path] = []
         while len(names) < count:
             self._highest[kind] = self._highest.get(kind, 0) + 1
-            path = self.folder / f"{stem}.{self._highest[kind]}.{ending}"
-            if self._is_free(path):
+            numbered = f"{stem}.{self._highest[kind]}"
+            path = self.folder / f"{numbered}.{ending}"
+            if not self._is_left(numbered) and self._is_free(path):
                 names.append(path)
         return names
+
+    def _is_left(self, name: str) -> bool:
+        """Whether another shard may give this name: x.2 is also the second result of an x."""
+        stem, _, number = name.casefold().rpartition(".")
+        return name.casefold() in self._left or (number.isdecimal() and stem in self._left)
 
     def _is_free(self, path: Path) -> bool:
         """Whether a name is nobody's; from now on it is taken."""

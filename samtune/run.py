@@ -80,6 +80,7 @@ class TrainingRun:
         self.seconds = 0.0  # spent in steps, those of the probe included
         self.trained = 0  # objects in those steps
         self.curve: list[tuple[int, float]] = []
+        self.stopped = "finished"  # or "time", "no progress": one that is resumed stays stopped
         self.best_iou = -1.0
         self.best: dict[str, Tensor] = {}
 
@@ -107,25 +108,26 @@ class TrainingRun:
 
         if not self.probed:
             self._probe(tell)
+            save_state()
         steps = self.learner.steps
         looks = np.linspace(0, steps, self.config.validations + 1).round()[1:]
         saved = time.monotonic()
-        stopped = "finished"
-        while self.learner.step < steps and stopped == "finished":
+        while self.learner.step < steps and self.stopped == "finished":
             self._step(self.learner)
             if self.config.max_minutes and self.seconds > 60 * self.config.max_minutes:
-                stopped = "time"
-            if self.learner.step in looks or stopped == "time":
+                self.stopped = "time"
+            looked = self.learner.step in looks or self.stopped == "time"
+            if looked:
                 self._look()
                 if len(self.curve) - 1 - _first_best(self.curve) >= self.config.patience:
-                    stopped = "no progress"
-            if time.monotonic() - saved > _SAVE_EVERY or self.learner.step in looks:
+                    self.stopped = "no progress"
+            if time.monotonic() - saved > _SAVE_EVERY or looked:
                 save_state()
                 saved = time.monotonic()
             tell(self.learner)
         if not self.curve:  # so few objects that the probe was all of the training
             self._look()
-        return stopped
+        return self.stopped
 
     def best_modules(self) -> PromptLearning:
         """The modules with the kept weights."""
@@ -147,6 +149,7 @@ class TrainingRun:
             "curve": self.curve,
             "best": self.best,
             "best_iou": self.best_iou,
+            "stopped": self.stopped,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -155,7 +158,7 @@ class TrainingRun:
         self.learner.restore(state["learner"])
         self.probed = True
         self.curve = [(int(seen), float(iou)) for seen, iou in state["curve"]]
-        for name in ("seconds", "trained", "best", "best_iou"):
+        for name in ("seconds", "trained", "best", "best_iou", "stopped"):
             setattr(self, name, state[name])
 
     def _probe(self, tell: Callable[[Learner], None]) -> None:

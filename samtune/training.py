@@ -81,7 +81,8 @@ def fit(
         cache: where embeddings are kept.
         config: the settings.
         checkpoint_name: what the base is called, for the adapter's description.
-        state_path: where to keep what `resume` needs; removed at the end.
+        state_path: where to keep what `resume` needs. It stays, for the caller to remove once the
+            adapter is saved: a full disk must not cost the training.
         resume: go on from `state_path` if it is there.
         on_progress: told what happens.
 
@@ -146,7 +147,6 @@ def fit(
     )
     base, adapted = map(Scores.mean, scores)
     adapter = replace(adapter, info=_with_scores(adapter.info, base, adapted))
-    state_path.unlink(missing_ok=True)
     ended = time.monotonic()
     return FitResult(
         adapter=adapter,

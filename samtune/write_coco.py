@@ -4,7 +4,8 @@ An object without holes is polygons, one a part, in pixels from the image's uppe
 pixel x covers x to x + 1); pycocotools gives back the very mask. One with holes is run lengths,
 because COCO's polygons cannot have holes. Boxes are x, y, width, height; "score" comes on top,
 which readers of data sets pass over. The image's file_name is its place as seen from
-coco.json's folder, or its mere name where it lies elsewhere.
+coco.json's folder, or its mere name where it lies elsewhere. Shards of a run write a file each,
+coco.1-of-4.json, with ids of their own, so that their lists only need to be joined.
 """
 
 import json
@@ -26,7 +27,7 @@ class Coco(Writer):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self._path = target.take_annotations("coco", "json")
+        self._path = target.take_annotations(target.shard.stem("coco"), "json")
         self._spools: tuple[IO[str], IO[str]] | None = None  # of images and annotations
         self._id_of: dict[Path, int] = {}
         self._file_names: set[str] = set()
@@ -44,14 +45,15 @@ class Coco(Writer):
             self._spools = _spool(), _spool()
         images, annotations = self._spools
         if image not in self._id_of:
-            self._id_of[image] = len(self._id_of) + 1
+            self._id_of[image] = self.target.shard.number(len(self._id_of) + 1)
             height, width = pixels.shape[:2]
             entry = {"id": self._id_of[image], "file_name": self._file_name(image)}
             _append(images, {**entry, "width": width, "height": height})
         for result in results:
             if result.area:
                 self._annotation_count += 1
-                ids = {"id": self._annotation_count, "image_id": self._id_of[image]}
+                number = self.target.shard.number(self._annotation_count)
+                ids = {"id": number, "image_id": self._id_of[image]}
                 category = self.target.labels.index(result.label) + 1
                 _append(annotations, {**ids, "category_id": category, **_described(result)})
 

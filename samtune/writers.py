@@ -18,6 +18,7 @@ from samtune.errors import OutputError
 from samtune.files import atomic_write
 from samtune.images import read_labels, write_mask, write_png
 from samtune.results import Names, Result
+from samtune.shards import WHOLE_RUN, Shard
 
 Image = npt.NDArray[np.uint8]
 
@@ -32,12 +33,14 @@ class Target:
         overwrite: whether annotation files of earlier runs may be replaced: such files are often
             corrected by hand, and hours of work would be gone.
         note: told, in a sentence, what a format cannot hold; the same sentence may come again.
+        shard: which part of a run this is: files that span all images have it in their name.
     """
 
     names: Names
     labels: Sequence[str]
     overwrite: bool
     note: Callable[[str], None]
+    shard: Shard = WHOLE_RUN
 
     def take_annotations(self, stem: str, ending: str) -> Path:
         """Name a file that people also edit.

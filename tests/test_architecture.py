@@ -83,6 +83,7 @@ READING_ORDER = [
     "report",
     "report_parts",
     "report_page",
+    "shards",
     "results",
     "writers",
     "write_polygons",

@@ -105,6 +105,9 @@ def test_checkpoint_list_shows_every_name_and_which_are_here(samtune_home):
     assert [line.split()[0] for line in lines if "fetched" in line] == ["vit_b"]
     told = [json.loads(line) for line in run("checkpoint", "list", "--json").stdout.splitlines()]
     assert [one["name"] for one in told if one["path"]] == ["vit_b"]
+    for line, one in zip(lines, told, strict=True):
+        assert one["licence"] == SOURCES[one["name"]].licence != ""
+        assert line.endswith(f"licence {one['licence']}")
 
 
 def test_checkpoint_path_prints_the_path_alone(samtune_home):

@@ -15,6 +15,8 @@ from PIL import Image
 
 import samtune.training
 from samtune.adapter import Adapter, read_info
+from samtune.errors import OutputError
+from samtune.learner import Learner
 from samtune.rle import encode_rle
 from samtune.summaries import Gain
 
@@ -198,6 +200,24 @@ def test_an_interrupted_fit_goes_on_with_resume_and_ends_as_if_it_had_not_been(
     assert files_in(workplace) == {"whole.safetensors", "parts.safetensors"}
     whole = (workplace / "whole.safetensors").read_bytes()
     assert (workplace / "parts.safetensors").read_bytes() == whole
+
+
+def test_a_full_disk_at_the_end_does_not_cost_the_training(
+    base_iou, toy_dataset, workplace, monkeypatch
+):
+    base_iou(0.0)
+    words = ["fit", toy_dataset, "--epochs", 1, "-o", "a.safetensors"]
+
+    def full(adapter, path):
+        raise OutputError(f"{path} cannot be written: the disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Adapter, "save", full)
+        assert "disk is full" in one_error(run(*words))
+    assert files_in(workplace) == {"a.safetensors.resume"}
+    monkeypatch.setattr(Learner, "train_step", None)  # there is nothing more to train
+    assert run(*words, "--resume").exit_code == 0
+    assert files_in(workplace) == {"a.safetensors"}
 
 
 def test_interrupted_before_there_is_anything_to_go_on_from(toy_dataset, monkeypatch):

@@ -260,6 +260,7 @@ def test_refine_with_an_adapter_fitted_without_says_so(tiny_sam, workplace):
         (["a.png", "-p", "1,1", "--refine"], "--adapter"),
         (["a.png", "-p", "1,1", "--format", "gif"], "--format"),
         (["a.png", "-p", "1,1", "--device", "abacus"], "--device"),
+        *((["a.png", "-p", "1,1", "--shard", no], "--shard") for no in ("0/3", "4/3", "x", "1/0")),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_names_the_option(words, named, workplace):

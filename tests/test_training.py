@@ -325,12 +325,32 @@ def test_resuming_after_two_first_offsets_were_tried_goes_on_with_the_chosen_one
     assert same(run(config, state_path=state, resume=True), run(config))
 
 
-def test_state_is_removed_at_the_end(run, whole, state):
+def test_state_is_there_until_the_caller_has_saved_the_adapter(run, whole, state):
+    run(state_path=state)
+    told = []
+    assert same(run(state_path=state, resume=True, on_progress=told.append), whole)
+    assert not [progress for progress in told if progress.phase == "train"]
+    assert list(state.parent.iterdir()) == [state]
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_what_ended_early_has_ended_for_who_resumes_it_too(run, state, patience):
+    still = replace(QUICK, learning_rate=0.0, selector_rate=0.0, pmm=False, patience=patience)
     with pytest.raises(KeyboardInterrupt):
-        run(state_path=state, on_progress=interrupt("score", 1))
-    assert state.is_file()
-    run(state_path=state, resume=True)
-    assert list(state.parent.iterdir()) == []
+        run(still, state_path=state, on_progress=interrupt("score", 0))
+    resumed, undisturbed = run(still, state_path=state, resume=True), run(still)
+    assert resumed.stopped == undisturbed.stopped == "no progress"
+    assert resumed.val_curve == undisturbed.val_curve
+    assert resumed.adapter.info == undisturbed.adapter.info
+
+
+def test_what_the_time_limit_ended_has_ended_for_who_resumes_it_too(run, state):
+    short = replace(QUICK, objects=10_000, max_minutes=1e-6)
+    with pytest.raises(KeyboardInterrupt):
+        run(short, state_path=state, on_progress=interrupt("score", 0))
+    resumed = run(short, state_path=state, resume=True)
+    assert resumed.stopped == "time"
+    assert resumed.adapter.info.data["objects_seen"] == 2
 
 
 def test_without_resume_a_fit_starts_anew_whatever_is_left_from_before(run, whole, state):

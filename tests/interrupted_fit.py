@@ -1,0 +1,67 @@
+"""`samtune fit` on the tiny SAM with little to train, which may be killed at an exact moment.
+
+Run as a script by test_interruption.py: MOMENT, then the words of the command line. A moment is
+the N-th call of a function, "module:name@N"; what writes has then written half of it. "-" is none.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+import torch
+from tiny_models import build_tiny_sam
+
+import samtune.cli_fit
+import samtune.presence_fit
+import samtune.sam
+from samtune.cli import main
+from samtune.config import FitConfig
+
+
+@dataclass(frozen=True)
+class Quick(FitConfig):
+    """Two steps with each of two first offsets, then 28, with a look after each third."""
+
+    objects: int = 60
+    cells: int = 64
+    warmup_objects: int = 8
+    probe_objects: int = 4
+
+
+def kill_at(moment: str) -> None:
+    """Let the N-th call of a function end this process as a power cut would."""
+    place, count = moment.split("@")
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner = importlib.import_module(module)
+    for step in owners:
+        owner = getattr(owner, step)
+    function = getattr(owner, name)
+    calls = 0
+
+    def call(*args, **options):
+        nonlocal calls
+        calls += 1
+        if calls < int(count):
+            return function(*args, **options)
+        if name == "write_bytes":
+            function(args[0], args[1][: len(args[1]) // 2])
+        elif name == "save":
+            function(*args, **options)
+            args[1].truncate(args[1].tell() // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, call)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    samtune.cli_fit.FitConfig = Quick
+    samtune.presence_fit._OBJECTS = samtune.presence_fit._HELD_OUT = 4
+    samtune.sam.load_sam = lambda path, device: build_tiny_sam()
+    moment, *sys.argv[1:] = sys.argv[1:]
+    if moment != "-":
+        kill_at(moment)
+    main()

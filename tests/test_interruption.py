@@ -1,0 +1,123 @@
+"""`samtune fit`, killed, interrupted, and beside another one: it goes on, and nothing is broken."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command import files_in
+from safetensors import safe_open
+
+pytestmark = pytest.mark.slow  # processes that load torch
+
+SCRIPT = Path(__file__).with_name("interrupted_fit.py")
+MOMENTS = {
+    "encoding, an embedding half-written": "pathlib:Path.write_bytes@3",
+    "the probe": "samtune.learner:Learner.train_step@3",
+    "training": "samtune.learner:Learner.train_step@20",
+    "saving the first state, half-written": "torch:save@1",
+    "saving a later state, half-written": "torch:save@4",
+    "a state complete but not yet in its place": "pathlib:Path.replace@11",
+    "fitting the presence": "samtune.training:fit_presence@1",
+    "scoring": "samtune.predictor:Predictor.predict@2",
+    "saving the adapter, half-written": "pathlib:Path.write_bytes@9",  # 8 embeddings before
+    "the adapter saved, the state not yet removed": "pathlib:Path.unlink@20",
+}
+
+
+def start(folder, data, *words, moment="-", home=None):
+    """`samtune fit` in a process of its own, at work in a folder."""
+    folder.mkdir(exist_ok=True)
+    home = folder / "home" if home is None else home
+    home.mkdir(exist_ok=True)
+    (home / "tiny.safetensors").write_bytes(b"stands for weights")
+    places = [SCRIPT.parents[1], os.environ.get("PYTHONPATH", "")]
+    settings = {"SAMTUNE_HOME": str(home), "SAMTUNE_CHECKPOINT": str(home / "tiny.safetensors")}
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, moment, "fit", data, "-o", "a.safetensors", "--force", *words],
+        cwd=folder,
+        env=os.environ | settings | {"PYTHONPATH": os.pathsep.join(map(str, places))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, code=0):
+    """Wait for its end; returns what it said on stderr."""
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def whole(toy_folder, tmp_path_factory):
+    """The adapter of an undisturbed fit."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(start(folder, toy_folder))
+    return (folder / "a.safetensors").read_bytes()
+
+
+def check_files_are_whole(folder):
+    """Every file under a name of its own can be read to its end."""
+    for name in files_in(folder):
+        path = folder / name
+        if path.name.startswith(".samtune-") or path.name == "tiny.safetensors":
+            continue  # what nobody takes for a result, and the stand-in for weights
+        if path.suffix == ".resume":
+            assert torch.load(path, weights_only=True)["state"]
+        else:
+            assert path.suffix == ".safetensors"
+            with safe_open(path, framework="pt") as file:
+                assert [file.get_tensor(name).shape for name in file.keys()]
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
+def test_a_killed_fit_goes_on_with_resume_to_the_same_adapter(moment, whole, toy_folder, tmp_path):
+    folder = tmp_path / "work"
+    (which,) = (name for name, one in MOMENTS.items() if one == moment)
+    finish(start(folder, toy_folder, moment=moment), -signal.SIGKILL)
+    check_files_are_whole(folder)
+    assert (folder / "a.safetensors").is_file() == ("adapter saved" in which)
+    said = finish(start(folder, toy_folder, "--resume"))
+    assert (folder / "a.safetensors").read_bytes() == whole
+    check_files_are_whole(folder)
+    left = {name for name in files_in(folder) if not Path(name).name.startswith(".samtune-")}
+    assert {name for name in left if "/" not in name} == {"a.safetensors"}
+    before = ("encoding", "probe", "first state")
+    started_anew = "nothing to resume" in said
+    assert started_anew == any(word in which for word in before)
+
+
+def test_control_c_ends_within_two_seconds_and_resume_goes_on(whole, toy_folder, tmp_path):
+    folder = tmp_path / "work"
+    process = start(folder, toy_folder)
+    deadline = time.monotonic() + 120
+    while not (folder / "a.safetensors.resume").is_file():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    pressed = time.monotonic()
+    said = finish(process, 130)
+    assert time.monotonic() - pressed < 2
+    assert "--resume goes on" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    check_files_are_whole(folder)
+    assert {name for name in files_in(folder) if "/" not in name} == {"a.safetensors.resume"}
+    finish(start(folder, toy_folder, "--resume"))
+    assert (folder / "a.safetensors").read_bytes() == whole
+
+
+def test_two_fits_at_once_share_one_cache(whole, toy_folder, tmp_path):
+    home = tmp_path / "home"
+    both = [start(tmp_path / name, toy_folder, home=home) for name in ("one", "other")]
+    for process in both:
+        finish(process)
+    assert all((tmp_path / n / "a.safetensors").read_bytes() == whole for n in ("one", "other"))
+    assert len([name for name in files_in(home) if name.startswith("embeddings/")]) == 8
+    check_files_are_whole(home)
