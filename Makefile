@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help install lint format test test-fast browser-test demo clean
 
@@ -25,10 +26,10 @@ format: install  ## rewrite the files in the project's style
 	$(BIN)/ruff format .
 
 test: install  ## run the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: install  ## run what needs no real weights and takes seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 browser-test: install  ## drive the exported page in Chromium (apt-get install chromium npm)
 	SAMTUNE_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/test_browser.py
