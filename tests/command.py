@@ -29,7 +29,9 @@ def command_with_tiny_sam(*words: object) -> list[str]:
     """`samtune ...` for a process of its own, which takes any checkpoint for the tiny SAM."""
     places = [str(Path(__file__).parent), str(Path(samtune.__file__).parents[1])]
     code = f"""
-        import sys
+        import signal, sys
+        # A job in the background is born deaf to Ctrl-C, and so are the tests that run in one.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.path[:0] = {places!r}
         import samtune.sam
         from tiny_models import build_tiny_sam

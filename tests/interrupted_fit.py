@@ -57,6 +57,8 @@ def kill_at(moment: str) -> None:
 
 
 if __name__ == "__main__":
+    # A job in the background is born deaf to Ctrl-C, and so are the tests that run in one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     samtune.cli_fit.FitConfig = Quick
     samtune.presence_fit._OBJECTS = samtune.presence_fit._HELD_OUT = 4
