@@ -239,6 +239,8 @@ def _load_tensors(path: Path, learned: Method, tensors: Mapping[str, Tensor]) ->
                 f"{path} has {name} of shape {tuple(tensors[name].shape)} instead of "
                 f"{tuple(tensor.shape)}: it is damaged, or of another samtune; fit it again."
             )
+        if tensors[name].is_complex():
+            raise AdapterError(f"{path} has {name} of complex numbers: fit it again.")
         if not torch.isfinite(tensors[name]).all():
             raise AdapterError(f"{path} has {name} with NaN or infinity: fit it again.")
     learned.load_state_dict({name: tensors[name] for name in expected})

@@ -313,3 +313,15 @@ def test_unknown_method_is_named(adapter, tmp_path):
     message = refused(path)
     assert "'lora'" in message
     assert "upgrade samtune" in message
+
+
+def test_complex_numbers_are_refused(adapter, tiny_sam, tmp_path):
+    path = tmp_path / "a.safetensors"
+    adapter.save(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    tensors["plm.q_proj.bias"] = tensors["plm.q_proj.bias"].to(torch.complex64)
+    safetensors.torch.save_file(tensors, path, metadata)
+    with pytest.raises(AdapterError, match="bias of complex numbers"):
+        Adapter.load(path, tiny_sam)
