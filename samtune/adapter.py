@@ -32,6 +32,7 @@ METHODS: Mapping[str, type[Method]] = {
 }
 FORMAT_VERSION = 1
 _METADATA_KEY = "samtune"
+_NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _LARGEST_BYTES = 64 * 2**20  # an adapter is a few MB; a file beyond this is something else
 
 
@@ -239,8 +240,11 @@ def _load_tensors(path: Path, learned: Method, tensors: Mapping[str, Tensor]) ->
                 f"{path} has {name} of shape {tuple(tensors[name].shape)} instead of "
                 f"{tuple(tensor.shape)}: it is damaged, or of another samtune; fit it again."
             )
-        if tensors[name].is_complex():
-            raise AdapterError(f"{path} has {name} of complex numbers: fit it again.")
-        if not torch.isfinite(tensors[name]).all():
+        if tensors[name].dtype not in _NUMBERS:
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            raise AdapterError(
+                f"{path} has {name} as {kind} instead of float32: it was changed; fit it again."
+            )
+        if not torch.isfinite(tensors[name].float()).all():  # in float32, as it will be used
             raise AdapterError(f"{path} has {name} with NaN or infinity: fit it again.")
     learned.load_state_dict({name: tensors[name] for name in expected})

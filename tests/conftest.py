@@ -1,5 +1,6 @@
 """What every test file may ask for. Fast tests need no weights, no network and no GPU."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from tiny_models import build_tiny_sam
 
@@ -16,6 +18,12 @@ from samtune.sam import Sam
 from samtune.sources import SOURCES
 
 torch.set_num_threads(1)  # sums in one order: the same numbers on a machine of any size
+
+# The same cases in every run, so that a change is judged by what it changed; HYPOTHESIS_PROFILE=new
+# looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("new", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # What the machine's user has fetched, or $SAMTUNE_HOME: real weights are brought here once.
 SHARED_HOME = cache_folder()

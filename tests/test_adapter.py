@@ -315,13 +315,31 @@ def test_unknown_method_is_named(adapter, tmp_path):
     assert "upgrade samtune" in message
 
 
-def test_complex_numbers_are_refused(adapter, tiny_sam, tmp_path):
-    path = tmp_path / "a.safetensors"
+def with_one_tensor_as(dtype, adapter, path):
     adapter.save(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-    tensors["plm.q_proj.bias"] = tensors["plm.q_proj.bias"].to(torch.complex64)
+    tensors["plm.q_proj.bias"] = tensors["plm.q_proj.bias"].to(dtype)
     safetensors.torch.save_file(tensors, path, metadata)
-    with pytest.raises(AdapterError, match="bias of complex numbers"):
+    return path
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.int64, torch.bool],
+)
+def test_anything_but_floating_point_of_16_bits_and_more_is_refused(
+    adapter, tiny_sam, tmp_path, dtype
+):
+    path = with_one_tensor_as(dtype, adapter, tmp_path / "a.safetensors")
+    with pytest.raises(AdapterError, match=f"bias as {str(dtype)[6:]} instead of float32"):
         Adapter.load(path, tiny_sam)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_loads_as_float32(adapter, tiny_sam, tmp_path, dtype):
+    path = with_one_tensor_as(dtype, adapter, tmp_path / "a.safetensors")
+    bias = Adapter.load(path, tiny_sam).learned.plm.q_proj.bias
+    assert bias.dtype == torch.float32
+    assert torch.equal(bias, adapter.learned.plm.q_proj.bias.to(dtype).float())
