@@ -229,7 +229,7 @@ def _adapting(bench: Bench, adapter: Adapter, embedding: Embedding, prompt: Prom
 
     def adapt() -> None:
         with torch.inference_mode():
-            adapter.plm.adapt(tokens, *bench.sam.image_cells(embedding).normed)
+            adapter.learned.plm.adapt(tokens, *bench.sam.image_cells(embedding).normed)
 
     return adapt
 

@@ -74,7 +74,6 @@ class Learner:
     ) -> None:
         self.sam, self.config, self.images, self.objects = sam, config, images, objects
         self.total, self.first_offset = total, first_offset
-        self.steps = -(-total // config.batch_size)
         self.step = 0
         self.losses: list[float] = []  # of the masks, a step
         with torch.random.fork_rng(devices=[]):
@@ -92,6 +91,11 @@ class Learner:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
     @property
+    def steps(self) -> int:
+        """How many steps it takes to see all of `total`."""
+        return -(-self.total // self.config.batch_size)
+
+    @property
     def seen(self) -> int:
         """How many objects the steps so far have seen."""
         return min(self.step * self.config.batch_size, self.total)
@@ -100,6 +104,7 @@ class Learner:
         """Everything that `restore` needs, tensors and plain values."""
         return {
             "first_offset": self.first_offset,
+            "total": self.total,
             "step": self.step,
             "losses": self.losses,
             "learned": self.learned.state_dict(),
@@ -109,7 +114,8 @@ class Learner:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state of a learner with the same arguments."""
-        self.step, self.losses = state["step"], list(state["losses"])
+        self.total, self.step = state["total"], state["step"]
+        self.losses = list(state["losses"])
         self.learned.load_state_dict(state["learned"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

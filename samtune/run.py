@@ -25,6 +25,7 @@ from samtune.selector import OutputSelector
 from samtune.supervision import Supervision
 
 _LOOK_AT = 100  # held-out objects in a look during training; the end scores all of them
+_SHARE_OF_TIME = 0.97  # planned with, when there is a limit; a machine may become slower
 _SAVE_EVERY = 60.0  # seconds between states to resume from
 
 
@@ -74,6 +75,7 @@ class TrainingRun:
         self.config = config
         looked_at = np.linspace(0, len(held_out) - 1, min(len(held_out), _LOOK_AT)).round()
         self.held_out = [held_out[int(index)] for index in looked_at]
+        self.total = total
         self.start = partial(Learner, sam, config, images, objects, total)
         self.learner = self.start(max(config.first_offsets))
         self.probed = len(config.first_offsets) == 1
@@ -102,12 +104,13 @@ class TrainingRun:
                     loss=float(np.mean(learner.losses[-50:])),
                     val_iou=self.best_iou if self.curve else None,
                     base_iou=base_iou,
-                    seconds_left=(learner.total - learner.seen) / self.objects_per_second,
+                    seconds_left=self._seconds_left(learner),
                 )
             )
 
         if not self.probed:
             self._probe(tell)
+            self._fit_into_the_time()
             save_state()
         steps = self.learner.steps
         looks = np.linspace(0, steps, self.config.validations + 1).round()[1:]
@@ -125,6 +128,8 @@ class TrainingRun:
                 save_state()
                 saved = time.monotonic()
             tell(self.learner)
+        if self.stopped == "finished" and self.learner.total < self.total:
+            self.stopped = "time"
         if not self.curve:  # so few objects that the probe was all of the training
             self._look()
         return self.stopped
@@ -179,6 +184,22 @@ class TrainingRun:
             if loss < lowest:
                 lowest, self.learner = loss, learner
         self.probed = True
+
+    def _seconds_left(self, learner: Learner) -> float:
+        seconds = (learner.total - learner.seen) / self.objects_per_second
+        if self.config.max_minutes:
+            seconds = min(seconds, max(60 * self.config.max_minutes - self.seconds, 0.0))
+        return seconds
+
+    def _fit_into_the_time(self) -> None:
+        """See fewer objects if that is what the time allows, so that the rate still ends at 0.
+
+        Weights of a training that is cut off while its rate is high are hardly the best it had.
+        """
+        if self.config.max_minutes:
+            left = 60 * self.config.max_minutes - self.seconds
+            more = math.floor(_SHARE_OF_TIME * max(left, 0.0) * self.objects_per_second)
+            self.learner.total = min(self.learner.total, self.learner.seen + more)
 
     def _step(self, learner: Learner) -> None:
         started = time.monotonic()

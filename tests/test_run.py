@@ -1,4 +1,6 @@
-"""The course of a training: which start goes on."""
+"""The course of a training: which start goes on, and for how long."""
+
+import time
 
 import pytest
 
@@ -9,15 +11,17 @@ from samtune.supervision import Supervision
 
 
 class Playback:
-    """A learner whose losses are known beforehand."""
+    """A learner of two objects a step whose losses are known beforehand."""
 
-    steps, total, seen = 40, 40, 0
+    def __init__(self, losses, takes=lambda: None):
+        self.to_come, self.takes = iter(losses), takes
+        self.losses, self.step, self.total = [], 0, 80
 
-    def __init__(self, losses):
-        self.to_come = iter(losses)
-        self.losses, self.step = [], 0
+    steps = property(lambda self: self.total // 2)
+    seen = property(lambda self: self.step * 2)
 
     def train_step(self):
+        self.takes()
         self.losses.append(next(self.to_come))
         self.step += 1
 
@@ -32,6 +36,13 @@ class Playback:
         return {}
 
 
+def playing_back(learners, sam, config):
+    nothing: list[Supervision] = []
+    run = TrainingRun(sam, config, EncodedImages(sam, None, [], []), nothing, [None], total=80)
+    run.learner, run.start = learners[1.0], learners.get
+    return run
+
+
 @pytest.mark.parametrize(
     ("small", "large", "chosen"),
     [
@@ -44,13 +55,39 @@ def test_the_start_whose_loss_is_lower_at_the_end_of_the_probe_goes_on(
     tiny_sam, small, large, chosen
 ):
     config = FitConfig(first_offsets=(0.1, 1.0), batch_size=2, probe_objects=40, pmm=False)
-    nothing: list[Supervision] = []
-    run = TrainingRun(
-        tiny_sam, config, EncodedImages(tiny_sam, None, [], []), nothing, [None], total=80
-    )
     learners = {0.1: Playback(small + [0.0] * 20), 1.0: Playback(large + [0.0] * 20)}
-    run.learner, run.start = learners[1.0], learners.get
+    run = playing_back(learners, tiny_sam, config)
     run.train(lambda progress: None, lambda: None)
     assert run.learner is learners[chosen]
     assert run.learner.step == 40
     assert learners[0.1 if chosen == 1.0 else 1.0].step == 20
+
+
+@pytest.mark.parametrize(
+    ("minutes", "later", "steps", "stopped"),
+    [
+        (None, 1.0, 40, "finished"),
+        (5, 1.0, 40, "finished"),  # there is time for all of them
+        (1, 1.0, 20 + 19, "time"),  # the probe takes 40 s of the 60; 97 % of 20 steps
+        (1, 2.0, 20 + 11, "time"),  # steps become slower than the probe promised: cut off
+        (0.5, 1.0, 20, "time"),
+    ],
+)
+def test_a_training_is_planned_to_end_within_the_time_that_the_probe_leaves(
+    tiny_sam, monkeypatch, minutes, later, steps, stopped
+):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def takes():
+        clock[0] += 1.0 if clock[0] < 40 else later
+
+    config = FitConfig(
+        first_offsets=(0.1, 1.0), batch_size=2, probe_objects=40, pmm=False, max_minutes=minutes
+    )
+    learners = {0.1: Playback([9.0] * 40, takes), 1.0: Playback([1.0] * 40, takes)}
+    run = playing_back(learners, tiny_sam, config)
+    left = []
+    assert run.train(lambda progress: left.append(progress.seconds_left), lambda: None) == stopped
+    assert run.learner.step == steps
+    assert all(0 <= seconds <= 60 * (minutes or 10) for seconds in left)
