@@ -174,7 +174,7 @@ def fit(
 
     with _explained_interruption(state), Terminal(quiet) as terminal:
         train, held_out = read_train_and_held_out(
-            terminal, data, val, class_id, objects, images, config
+            terminal, data, val, val_fraction, class_id, objects, images, config
         )
         check_writable(output)
         if output.is_file():
@@ -189,13 +189,13 @@ def fit(
         result.adapter.save(path)
         state.unlink(missing_ok=True)
     if as_json:
-        print_json(summary(result, path, len(train.pairs), len(held_out.pairs)))
+        print_json(summary(result, path))
     else:
         typer.echo(scores_in_words(result, path, sam))
     if not result.better:
         explain_failure(result, path, output, kept)
     if not as_json:
-        typer.echo(f"next: {next_command(path, held_out, checkpoint)}")
+        typer.echo(f"next: {next_command(path, held_out or train, checkpoint)}")
 
 
 def _say_where_to_start(terminal: Terminal, state: Path, resume: bool) -> None:
@@ -210,7 +210,7 @@ def _say_where_to_start(terminal: Terminal, state: Path, resume: bool) -> None:
 def _train(
     terminal: Terminal,
     train: "Dataset",
-    held_out: "Dataset",
+    held_out: "Dataset | None",
     sam: "Sam",
     config: FitConfig,
     checkpoint: str,

@@ -24,7 +24,9 @@ def read_references(
 ) -> tuple["Dataset", "Dataset | None"]:
     """Read references, and what is held out if that was asked for: one image may be all."""
     if val is not None or val_fraction is not None:
-        return read_train_and_held_out(terminal, data, val, class_id, objects, images, config)
+        return read_train_and_held_out(
+            terminal, data, val, val_fraction, class_id, objects, images, config
+        )
     return read_data(terminal, data, class_id, objects, images), None
 
 
@@ -32,17 +34,30 @@ def read_train_and_held_out(
     terminal: Terminal,
     data: Path,
     val: Path | None,
+    val_fraction: float | None,
     class_id: str | None,
     objects: "Meaning | None",
     images: Path | None,
     config: FitConfig,
-) -> tuple["Dataset", "Dataset"]:
-    """Read what to train on and what is held out, and say what was found."""
+) -> tuple["Dataset", "Dataset | None"]:
+    """Read what to train on and what is held out, and say what was found.
+
+    What is held out is None where it would be too few objects to tell anything, and nobody asked
+    for a share: trainings take turns then.
+    """
     from samtune.dataset import split
 
     dataset = read_data(terminal, data, class_id, objects, images)
     if val is None:
         train, held_out = split(dataset, config.val_fraction, config.seed)
+        if val_fraction is None and len(held_out.objects) < config.fewest_held_out:
+            parts = min(config.folds, len(dataset.pairs))
+            terminal.say(
+                f"training on {count(len(dataset.pairs), 'image')} with "
+                f"{count(len(dataset.objects), 'object')}; these are few: {parts} parts of them "
+                "take turns in being held out"
+            )
+            return dataset, None
     else:
         # Held-out masks mean what the training masks mean, whatever numbers happen to be in them.
         held_out = read_data(terminal, val, class_id, dataset.reading.meaning, images)

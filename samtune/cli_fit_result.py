@@ -37,6 +37,7 @@ def scores_in_words(result: "FitResult", path: Path, sam: "Sam") -> str:
             "",
             table([f"held out: {count(base.objects, 'object')}", "IoU", "oracle"], rows),
             "mean % for one click in the middle of each; oracle: the best of SAM's masks",
+            *_how_it_was_chosen(result),
             _gain_in_words(result),
             "",
             trainable,
@@ -44,6 +45,18 @@ def scores_in_words(result: "FitResult", path: Path, sam: "Sam") -> str:
             f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)",
         ]
     )
+
+
+def _how_it_was_chosen(result: "FitResult") -> list[str]:
+    lines = []
+    if result.folds:
+        lines.append(
+            f"each scored by one of {result.folds} trainings that had not seen it; the adapter is "
+            "trained on all"
+        )
+    if result.adapter.info.settings["first_offset"] == 0:
+        lines.append("moving the prompt did no good: the adapter mixes SAM's masks, no more")
+    return lines
 
 
 def _gain_in_words(result: "FitResult") -> str:
@@ -84,16 +97,18 @@ def next_command(path: Path, held_out: "Dataset", checkpoint: str) -> str:
     return shlex.join(words)
 
 
-def summary(result: "FitResult", path: Path, train_images: int, val_images: int) -> dict[str, Any]:
+def summary(result: "FitResult", path: Path) -> dict[str, Any]:
     """What --json prints; scores are fractions from 0 to 1."""
+    data = result.adapter.info.data
     return {
         "adapter": str(path),
         "method": result.adapter.info.method,
         "better": result.better,
-        "train_images": train_images,
-        "train_objects": result.adapter.info.data["train_objects"],
-        "val_images": val_images,
+        "train_images": data["train_images"],
+        "train_objects": data["train_objects"],
+        "val_images": data["val_images"],
         "val_objects": result.base.objects,
+        "folds": result.folds,
         "base_iou": result.base.iou,
         "base_oracle_iou": result.base.oracle_iou,
         "adapter_iou": result.adapted.iou,

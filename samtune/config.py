@@ -34,6 +34,12 @@ class FitConfig:
     click_share: float = 0.8  # of the steps; the others show several points, or a box
     cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
     average: float = 0.99  # decay a step of the moving average of the weights that is kept
+    few_masks: int = 40  # fewer objects: starts are tried on held-out ones (trials.py)
+    fewest_held_out: int = 8  # objects; where `val_fraction` is fewer, trainings take turns
+    folds: int = 4  # parts of the images that take turns in being held out
+    few_first_offsets: tuple[float, ...] = (0.0, 0.1, 1.0)  # 0: no PLM
+    few_objects: int = 400  # seen in a training of few masks, at least
+    few_passes: int = 50  # over them
     pmm: bool = True  # the Point Matching Module as auxiliary task
     pmm_weight: float = 1.0  # λ, equation 3
     pmm_rate: float = 3e-4  # learning rate of the PMM

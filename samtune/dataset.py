@@ -169,17 +169,7 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     """
     if not 0 < fraction < 1:
         raise ValueError(f"a fraction is between 0 and 1, not {fraction}")
-    copies: dict[str, list[int]] = {}
-    for index, (image_digest, _) in enumerate(dataset.digests):
-        copies.setdefault(image_digest, []).append(index)
-    groups = list(copies.values())
-    if len(groups) < 2:
-        only = "one image with an object" if len(dataset.pairs) == 1 else "copies of one image"
-        raise DatasetError(
-            f"{dataset.folder} has only {only} ({dataset.pairs[0].image.name}), and some have to "
-            "be held out to see what was learned: add images, or give a second folder to "
-            "validate on."
-        )
+    groups = _different_images(dataset)
     held_out = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
     order = np.random.default_rng(seed).permutation(len(groups)).tolist()
 
@@ -187,6 +177,43 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
         return dataset.subset(sorted(index for group in chosen for index in groups[group]))
 
     return of(order[held_out:]), of(order[:held_out])
+
+
+def folds(dataset: Dataset, count: int, seed: int) -> list[list[int]]:
+    """Deal the images out to parts of about the same size, to be held out in turns.
+
+    Args:
+        dataset: at least two different images.
+        count: how many parts, at least 2; fewer where there are fewer images.
+        seed: the same seed deals the same images.
+
+    Returns:
+        The indices of each part's images; copies of one image are in the same.
+
+    Raises:
+        DatasetError: there is only one image.
+    """
+    groups = _different_images(dataset)
+    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
+    return [
+        sorted(index for group in order[first::count] for index in groups[group])
+        for first in range(min(count, len(groups)))
+    ]
+
+
+def _different_images(dataset: Dataset) -> list[list[int]]:
+    """The indices of the images, those of copies of one image together; two at least."""
+    copies: dict[str, list[int]] = {}
+    for index, (image_digest, _) in enumerate(dataset.digests):
+        copies.setdefault(image_digest, []).append(index)
+    if len(copies) < 2:
+        only = "one image with an object" if len(dataset.pairs) == 1 else "copies of one image"
+        raise DatasetError(
+            f"{dataset.folder} has only {only} ({dataset.pairs[0].image.name}), and some have to "
+            "be held out to see what was learned: add images, or give a second folder to "
+            "validate on."
+        )
+    return list(copies.values())
 
 
 def _pixels(size: tuple[int, int]) -> int:

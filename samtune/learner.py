@@ -60,7 +60,8 @@ class Learner:
         images: the embeddings of all images that objects are in.
         objects: what to learn from.
         total: how many objects all steps together will see.
-        first_offset: weight of the PLM's last norm at the start.
+        first_offset: weight of the PLM's last norm at the start; 0 is no PLM, but the choice
+            among SAM's own masks alone.
     """
 
     def __init__(
@@ -122,15 +123,14 @@ class Learner:
 
     def train_step(self) -> None:
         """Learn from the next few objects."""
-        config, sam = self.config, self.sam
+        config = self.config
         rng = np.random.default_rng([config.seed, 2, self.step])
         batch = [self.objects[index] for index in self.indices()]
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.schedule()
         features = self.images.batch([one.image_index for one in batch])
         tokens = self._tokens(*draw_prompts(batch, config.click_share, rng))
-        adapted = self.learned["plm"](tokens, features, sam.image_pe)
-        tokens, cells = sam.decoder.attend(features, sam.image_pe, adapted, sam.no_mask)
+        tokens, cells = self._attend(self.learned, tokens, features)
         samples = [one.sample_cells(config.cells, rng) for one in batch]
         masks, choice = self._mask_losses(tokens, cells, samples)
         self.losses.append(float(masks.detach()))
@@ -211,11 +211,7 @@ class Learner:
             features = self.images.batch([one.image_index for one in batch])
             centers = np.stack([one.center for one in batch])[:, None]
             tokens = self._tokens(centers, np.ones((len(batch), 1), dtype=np.int64), None)
-            if not plain:
-                tokens = self.average["plm"](tokens, features, self.sam.image_pe)
-            tokens, cells = self.sam.decoder.attend(
-                features, self.sam.image_pe, tokens, self.sam.no_mask
-            )
+            tokens, cells = self._attend(None if plain else self.average, tokens, features)
             every = np.random.default_rng(0)  # draws nothing when all cells are taken
             samples = [one.sample_cells(one.grid**2, every) for one in batch]
             estimate = self.sam.decoder.predict_iou(tokens)
@@ -225,6 +221,15 @@ class Learner:
                 mixing = mixture(self.average["selector"](tokens, estimate))
             scores += self._score(tokens, cells, samples, mixing[:, None]).iou[:, 0].tolist()
         return float(np.mean(scores))
+
+    def _attend(
+        self, learned: nn.ModuleDict | None, tokens: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The decoder's tokens and cells for prompts, moved if there is what moves them."""
+        sam = self.sam
+        if learned is not None and "plm" in learned:
+            tokens = learned["plm"](tokens, features, sam.image_pe)
+        return sam.decoder.attend(features, sam.image_pe, tokens, sam.no_mask)
 
     def _score(
         self, tokens: Tensor, cells: Tensor, samples: list[CellSample], mixing: Tensor
@@ -256,7 +261,9 @@ class Learner:
 
 
 def _modules(config: FitConfig, first_offset: float) -> nn.ModuleDict:
-    modules = nn.ModuleDict({"plm": PromptLearningModule(first_offset=first_offset)})
+    modules = nn.ModuleDict()
+    if first_offset:
+        modules["plm"] = PromptLearningModule(first_offset=first_offset)
     modules["selector"] = OutputSelector()
     if config.pmm:
         modules["pmm"] = PointMatchingModule()
@@ -273,7 +280,7 @@ def _parameter_groups(
         groups.setdefault(part, []).append(parameter)
     rates = {
         "plm": config.learning_rate,
-        "offset": config.learning_rate / first_offset,
+        "offset": config.learning_rate / (first_offset or 1.0),
         "selector": config.selector_rate,
         "pmm": config.pmm_rate,
     }

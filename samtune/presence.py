@@ -72,11 +72,10 @@ class PresenceHead(nn.Module):
         of 0 and 1, as his are.
 
         Args:
-            on_object: (N, T, C) tokens of held-out clicks on objects, N at least 1.
-            on_background: (M, T, C) tokens of held-out clicks on the background, M at least 1.
+            on_object: (N,) logits of held-out clicks on objects, N at least 1.
+            on_background: (M,) logits of held-out clicks on the background, M at least 1.
         """
-        with torch.no_grad():
-            logits = self(torch.cat([on_object, on_background]))
+        logits = torch.cat([on_object, on_background])
         hits, misses = len(on_object), len(on_background)
         line = torch.tensor([1.0, 0.0], device=logits.device, requires_grad=True)
         _minimise(

@@ -1,7 +1,11 @@
 """Fit an adapter's presence head: clicks on objects and beside them, on the trained adapter.
 
-Its tokens are those that `segment` will judge, because the adapter does not change any more.
+Its tokens are those that `segment` will judge, because the adapter does not change any more. What
+is calibrated on are clicks on held-out objects, or, where trainings took turns in holding objects
+out, the judgements of each trial's head on those it has not seen.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,73 +16,99 @@ from samtune.plm import PromptLearningModule
 from samtune.presence import PresenceHead
 from samtune.sam import Sam
 from samtune.supervision import Supervision
+from samtune.trials import Split
 
-_OBJECTS, _HELD_OUT = 256, 128  # that clicks are tried on, evenly from more; fewer are tried again
+_OBJECTS, _HELD_OUT = 256, 128  # that clicks are tried on, evenly from more
+_AGAIN = 8  # times an object is tried at most, where there are fewer
 _CLICKS = 2  # of each kind for each of them
 
 
 def fit_presence(
     sam: Sam,
-    plm: PromptLearningModule,
+    plm: PromptLearningModule | None,
     images: EncodedImages,
-    objects: list[Supervision],
-    held_out: list[Supervision],
+    split: Split,
+    trials: Sequence[tuple[PromptLearningModule | None, Split]],
     seed: int,
 ) -> PresenceHead | None:
     """Learn from the training objects, and calibrate on the held-out ones.
 
     Args:
         sam: the frozen model.
-        plm: the trained module.
+        plm: the trained module, if there is one.
         images: the embeddings of all images that objects are in.
-        objects: what the adapter was trained on.
-        held_out: what was held out.
+        split: what the adapter was trained on, and what was held out.
+        trials: modules of trainings that took turns, and what each was trained on, where nothing
+            was held out for good.
         seed: the same seed gives the same head.
 
     Returns:
         The head; None where objects fill all their images, so that nothing is beside them.
     """
-    rng = np.random.default_rng([seed, 4])
-    learned_from, checked_on = (
-        _tokens(sam, plm, images, _evenly([one for one in of if len(one.background)], most), rng)
-        for of, most in ((objects, _OBJECTS), (held_out, _HELD_OUT))
-    )
-    if learned_from is None:
+    clicks = _Clicks(sam, images, np.random.default_rng([seed, 4]))
+    head = clicks.learn(plm, split.objects)
+    if head is None:
         return None
-    head = PresenceHead.fit(*learned_from)
-    if checked_on is not None:
-        head.calibrate(*checked_on)
+    judged = [clicks.judge(head, plm, split.held_out)]
+    for module, trial in trials:
+        of_trial = clicks.learn(module, trial.objects)
+        judged.append(None if of_trial is None else clicks.judge(of_trial, module, trial.held_out))
+    known = [kinds for kinds in judged if kinds is not None]
+    if known:
+        head.calibrate(*(torch.cat(kind) for kind in zip(*known, strict=True)))
     return head
 
 
-def _evenly(objects: list[Supervision], count: int) -> list[Supervision]:
-    """So many of them; some again where there are fewer."""
-    if not objects:
+class _Clicks:
+    """Clicks on objects and beside them, drawn one after another, as a PLM answers them."""
+
+    def __init__(self, sam: Sam, images: EncodedImages, rng: np.random.Generator) -> None:
+        self.sam, self.images, self.rng = sam, images, rng
+
+    def learn(
+        self, plm: PromptLearningModule | None, objects: list[Supervision]
+    ) -> PresenceHead | None:
+        """A head that tells them apart; None where there are none of a kind."""
+        tokens = self._tokens(plm, _evenly(objects, _OBJECTS))
+        return None if tokens is None else PresenceHead.fit(*tokens)
+
+    def judge(
+        self, head: PresenceHead, plm: PromptLearningModule | None, objects: list[Supervision]
+    ) -> tuple[Tensor, Tensor] | None:
+        """A head's logits for clicks on objects, and beside them."""
+        tokens = self._tokens(plm, _evenly(objects, _HELD_OUT))
+        with torch.no_grad():
+            return None if tokens is None else (head(tokens[0]), head(tokens[1]))
+
+    @torch.inference_mode()
+    def _tokens(
+        self, plm: PromptLearningModule | None, objects: list[Supervision]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Tokens of clicks on the objects, and of clicks beside all objects of their images."""
+        sam = self.sam
+        found: list[Tensor] = []
+        for one in objects:
+            clicks = np.concatenate(
+                [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
+            )
+            points = torch.from_numpy(clicks)[:, None].to(sam.device)
+            labels = torch.ones(len(points), 1, dtype=torch.int64, device=sam.device)
+            features = self.images.batch([one.image_index])
+            prompts = sam.encode_points(points, labels)
+            if plm is not None:
+                prompts = plm(prompts, features, sam.image_pe)
+            tokens, _ = sam.decoder.attend(features, sam.image_pe, prompts, sam.no_mask)
+            found.append(tokens)
+        if not found:
+            return None
+        both = torch.stack(found)
+        return both[:, :_CLICKS].flatten(0, 1), both[:, _CLICKS:].flatten(0, 1)
+
+
+def _evenly(objects: list[Supervision], most: int) -> list[Supervision]:
+    """Of those that have something beside them, so many; some again where there are fewer."""
+    possible = [one for one in objects if len(one.background)]
+    if not possible:
         return []
-    return [objects[i] for i in np.linspace(0, len(objects) - 1, count).round().astype(int)]
-
-
-@torch.inference_mode()
-def _tokens(
-    sam: Sam,
-    plm: PromptLearningModule,
-    images: EncodedImages,
-    objects: list[Supervision],
-    rng: np.random.Generator,
-) -> tuple[Tensor, Tensor] | None:
-    """Tokens of clicks on the objects, and of clicks beside all objects of their images."""
-    found: list[Tensor] = []
-    for one in objects:
-        clicks = np.concatenate(
-            [rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
-        )
-        points = torch.from_numpy(clicks)[:, None].to(sam.device)
-        labels = torch.ones(len(points), 1, dtype=torch.int64, device=sam.device)
-        features = images.batch([one.image_index])
-        prompts = plm(sam.encode_points(points, labels), features, sam.image_pe)
-        tokens, _ = sam.decoder.attend(features, sam.image_pe, prompts, sam.no_mask)
-        found.append(tokens)
-    if not found:
-        return None
-    both = torch.stack(found)
-    return both[:, :_CLICKS].flatten(0, 1), both[:, _CLICKS:].flatten(0, 1)
+    count = min(most, _AGAIN * len(possible))
+    return [possible[i] for i in np.linspace(0, len(possible) - 1, count).round().astype(int)]

@@ -1,5 +1,7 @@
 """The method "plm": the Prompt Learning Module moves the prompt's tokens, a selector mixes.
 
+Where few masks say that moving them does harm, the selector is all there is (trials.py).
+
 Kim et al. 2024 (https://arxiv.org/abs/2403.09199): the modules are in plm.py, selector.py and, for
 contours, pmm.py. They are trained by training.py.
 """
@@ -20,13 +22,13 @@ from samtune.selector import OutputSelector
 
 
 class PromptLearning(Method):
-    """Prompt Learning Module, mixture of the masks, and Point Matching Module if there is one."""
+    """Mixture of the masks, and Prompt Learning and Point Matching Module if there are any."""
 
     exports: ClassVar[bool] = True
 
     def __init__(
         self,
-        plm: PromptLearningModule,
+        plm: PromptLearningModule | None,
         selector: OutputSelector,
         pmm: PointMatchingModule | None = None,
         presence: PresenceHead | None = None,
@@ -43,8 +45,9 @@ class PromptLearning(Method):
         refines, judges = (
             any(name.startswith(prefix) for name in names) for prefix in ("pmm.", "presence.")
         )
+        moves = settings.get("first_offset") != 0  # learner.py
         return cls(
-            PromptLearningModule(),
+            PromptLearningModule() if moves else None,
             OutputSelector(),
             PointMatchingModule() if refines else None,
             PresenceHead() if judges else None,
@@ -56,7 +59,9 @@ class PromptLearning(Method):
         """As Method's: the prompt's tokens are moved."""
         image = sam.image_cells(embedding)
         tokens = sam.encode_prompts(list(prompts), embedding.original_size)
-        return sam.decoder.attend_to(image, self.plm.adapt(tokens, *image.normed))
+        if self.plm is not None:
+            tokens = self.plm.adapt(tokens, *image.normed)
+        return sam.decoder.attend_to(image, tokens)
 
     def estimate(self, tokens: Tensor, iou_predictions: Tensor) -> Tensor:
         """As Method's: corrected for the task."""

@@ -25,7 +25,7 @@ from samtune.selector import OutputSelector
 from samtune.supervision import Supervision
 
 _LOOK_AT = 100  # held-out objects in a look during training; the end scores all of them
-_SHARE_OF_TIME = 0.97  # planned with, when there is a limit; a machine may become slower
+SHARE_OF_TIME = 0.97  # planned with, when there is a limit; a machine may become slower
 _SAVE_EVERY = 60.0  # seconds between states to resume from
 
 
@@ -59,7 +59,7 @@ class TrainingRun:
         config: the settings.
         images: the embeddings of all images that objects are in.
         objects: what to learn from.
-        held_out: what to look at in between.
+        held_out: what to look at in between; nothing keeps the weights of the end.
         total: how many objects all steps together will see.
     """
 
@@ -87,13 +87,25 @@ class TrainingRun:
         self.best: dict[str, Tensor] = {}
 
     @property
+    def first_offset(self) -> float:
+        """Of the start that goes on, once the probe has ended."""
+        return self.learner.first_offset
+
+    @property
+    def seen(self) -> int:
+        """Objects seen by the steps of that start."""
+        return self.learner.seen
+
+    @property
     def objects_per_second(self) -> float:
         """How fast the steps were, the probe's included."""
         return self.trained / max(self.seconds, 1e-9)
 
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Train to the end; returns why it ended."""
-        base_iou = self.learner.held_out_iou(self.held_out, plain=True)
+        base_iou = None
+        if self.held_out:
+            base_iou = self.learner.held_out_iou(self.held_out, plain=True)
 
         def tell(learner: Learner) -> None:
             on_progress(
@@ -122,7 +134,7 @@ class TrainingRun:
             looked = self.learner.step in looks or self.stopped == "time"
             if looked:
                 self._look()
-                if len(self.curve) - 1 - _first_best(self.curve) >= self.config.patience:
+                if _looks_since_best(self.curve) >= self.config.patience:
                     self.stopped = "no progress"
             if time.monotonic() - saved > _SAVE_EVERY or looked:
                 save_state()
@@ -130,7 +142,7 @@ class TrainingRun:
             tell(self.learner)
         if self.stopped == "finished" and self.learner.total < self.total:
             self.stopped = "time"
-        if not self.curve:  # so few objects that the probe was all of the training
+        if not self.best:  # so few objects that the probe was all of the training
             self._look()
         return self.stopped
 
@@ -138,9 +150,9 @@ class TrainingRun:
         """The modules with the kept weights."""
         modules = self.learner.average
         modules.load_state_dict(self.best)
-        plm, selector = modules["plm"], modules["selector"]
-        pmm = modules["pmm"] if self.config.pmm else None
-        assert isinstance(plm, PromptLearningModule)
+        selector = modules["selector"]
+        plm, pmm = (modules[name] if name in modules else None for name in ("plm", "pmm"))
+        assert plm is None or isinstance(plm, PromptLearningModule)
         assert isinstance(selector, OutputSelector)
         assert pmm is None or isinstance(pmm, PointMatchingModule)
         return PromptLearning(plm, selector, pmm)
@@ -198,7 +210,7 @@ class TrainingRun:
         """
         if self.config.max_minutes:
             left = 60 * self.config.max_minutes - self.seconds
-            more = math.floor(_SHARE_OF_TIME * max(left, 0.0) * self.objects_per_second)
+            more = math.floor(SHARE_OF_TIME * max(left, 0.0) * self.objects_per_second)
             self.learner.total = min(self.learner.total, self.learner.seen + more)
 
     def _step(self, learner: Learner) -> None:
@@ -209,14 +221,17 @@ class TrainingRun:
 
     def _look(self) -> None:
         """Look at the held-out objects, and keep the weights if they are the best so far."""
-        score = self.learner.held_out_iou(self.held_out)
-        self.curve.append((self.learner.seen, score))
-        if score > self.best_iou or not self.best:
+        if self.held_out:
+            score = self.learner.held_out_iou(self.held_out)
+            self.curve.append((self.learner.seen, score))
+            if self.best and score <= self.best_iou:
+                return
             self.best_iou = score
-            weights = self.learner.average.state_dict()
-            self.best = {name: value.clone() for name, value in weights.items()}
+        weights = self.learner.average.state_dict()
+        self.best = {name: value.clone() for name, value in weights.items()}
 
 
-def _first_best(curve: list[tuple[int, float]]) -> int:
-    """Where the curve is highest, the first time."""
-    return int(np.argmax([score for _, score in curve]))
+def _looks_since_best(curve: list[tuple[int, float]]) -> int:
+    """How long ago the curve was at its highest, the first time."""
+    scores = [score for _, score in curve]
+    return len(scores) - 1 - scores.index(max(scores)) if scores else 0

@@ -1,9 +1,9 @@
 """fit(): train an adapter on a data set while SAM stays frozen.
 
 Images are encoded once, into the cache. Then a learner takes one step after another (learner.py),
-with looks at the held-out objects in between (run.py). The best weights are kept, a head that tells
-clicks on objects from others is fitted (presence_fit.py), and at the end all is scored beside plain
-SAM. What happens is told to a callback.
+with looks at the held-out objects in between (run.py); few masks get several short trainings
+(trials.py). The best weights are kept, a head that tells clicks on objects from others is fitted
+(presence_fit.py), and at the end all is scored beside plain SAM. A callback is told what happens.
 """
 
 import time
@@ -15,9 +15,9 @@ import numpy as np
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.config import FitConfig
-from samtune.dataset import Dataset
+from samtune.dataset import Dataset, folds
 from samtune.embeddings import EmbeddingCache
-from samtune.evaluation import Scores, score_objects
+from samtune.evaluation import ObjectScores, Scores, score_objects
 from samtune.images import read_image
 from samtune.learner import EncodedImages
 from samtune.pairs import Pair
@@ -27,7 +27,8 @@ from samtune.resume import read_state, write_state
 from samtune.run import Progress, TrainingRun
 from samtune.sam import Sam
 from samtune.summaries import Gain
-from samtune.supervision import supervise
+from samtune.supervision import Supervision, supervise
+from samtune.trials import Split, Trials
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class FitResult:
         base: held-out scores of plain SAM.
         adapted: held-out scores of the adapter, refined ones included.
         gain: of the adapter over plain SAM, with its interval.
+        folds: how many trainings took turns in holding images out, so that each object was scored
+            by one that had not seen it; 0 where objects were held out for good.
         objects_per_second: in training, validation left out.
         seconds: of the phases "encode" and "train", and "total".
         val_curve: (objects seen, held-out IoU) at each look.
@@ -49,6 +52,7 @@ class FitResult:
     base: Scores
     adapted: Scores
     gain: Gain
+    folds: int
     objects_per_second: float
     seconds: dict[str, float]
     val_curve: tuple[tuple[int, float], ...]
@@ -62,7 +66,7 @@ class FitResult:
 
 def fit(
     train: Dataset,
-    val: Dataset,
+    val: Dataset | None,
     sam: Sam,
     cache: EmbeddingCache,
     config: FitConfig,
@@ -76,7 +80,8 @@ def fit(
 
     Args:
         train: objects to learn from.
-        val: objects held out; no image is in both.
+        val: objects held out; no image is in both. None: trainings take turns in holding some of
+            `train` out, and the adapter is trained on all of it.
         sam: the frozen model.
         cache: where embeddings are kept.
         config: the settings.
@@ -93,66 +98,62 @@ def fit(
         SamtuneError: a file cannot be read or written, or the state belongs to another fit.
     """
     started = time.monotonic()
-    keys = _encode([*train.pairs, *val.pairs], sam, cache, on_progress)
-    images = EncodedImages(sam, cache, [*train.pairs, *val.pairs], keys)
+    pairs = [*train.pairs, *(() if val is None else val.pairs)]
+    keys = _encode(pairs, sam, cache, on_progress)
+    images = EncodedImages(sam, cache, pairs, keys)
     encoded = time.monotonic()
     rng = np.random.default_rng([config.seed, 1])
     objects = supervise(train.objects, sam.image_size, rng)
     held_out = [
         replace(one, image_index=one.image_index + len(train.pairs))
-        for one in supervise(val.objects, sam.image_size, rng)
+        for one in supervise(() if val is None else val.objects, sam.image_size, rng)
     ]
+    split = Split(objects, held_out)
+    parts = folds(train, config.folds, config.seed) if val is None else []
+    run = _plan(sam, config, images, split, parts)
     identity = {
         "settings": asdict(config),
         "base": sam.decoder_fingerprint,
         "encoder": sam.encoder_fingerprint,
         "train": train.fingerprint(),
-        "val": val.fingerprint(),
+        "val": None if val is None else val.fingerprint(),
     }
-    total = max(config.objects, len(train.objects))
-    if config.epochs is not None:
-        total = config.epochs * len(train.objects)
-    run = TrainingRun(sam, config, images, objects, held_out, total)
     if resume and state_path.is_file():
         run.restore(read_state(state_path, identity))
     stopped = run.train(on_progress, lambda: write_state(state_path, identity, run.state()))
     learned = run.best_modules()
-    learned.presence = fit_presence(sam, learned.plm, images, objects, held_out, config.seed)
+    trials = run.trial_modules() if isinstance(run, Trials) and parts else []
+    turns = [(trial.plm, one) for trial, one in zip(trials, _splits(objects, parts), strict=True)]
+    learned.presence = fit_presence(sam, learned.plm, images, split, turns, config.seed)
     trained = time.monotonic()
 
-    adapter = Adapter(
-        AdapterInfo(
-            method=config.method,
-            base=Base.of(sam, checkpoint_name),
-            settings={**asdict(config), "first_offset": run.learner.first_offset},
-            data={
-                "train_images": len(train.pairs),
-                "train_objects": len(train.objects),
-                "val_images": len(val.pairs),
-                "val_objects": len(val.objects),
-                "objects_seen": run.learner.seen,
-                "sha256": train.fingerprint(),
-            },
-        ),
-        learned,
+    info = AdapterInfo(
+        method=config.method,
+        base=Base.of(sam, checkpoint_name),
+        settings={**asdict(config), "first_offset": run.first_offset},
+        data={
+            "train_images": len(train.pairs),
+            "train_objects": len(train.objects),
+            "val_images": len((val or train).pairs),
+            "val_objects": len((val or train).objects),
+            "folds": len(parts),
+            "objects_seen": run.seen,
+            "sha256": train.fingerprint(),
+        },
     )
-    scores = score_objects(
-        val,
-        sam,
-        [Predictor(sam), Predictor(sam, adapter)],
-        cache,
-        kinds=("center",),
-        boundary=False,
-        on_progress=lambda done, total: on_progress(Progress("score", done, total)),
-    )
-    base, adapted = map(Scores.mean, scores)
-    adapter = replace(adapter, info=_with_scores(adapter.info, base, adapted))
+    adapter = Adapter(info, learned)
+    scored = [(val, adapter)] if val is not None else []
+    for trial, part in zip(trials, parts, strict=True):
+        scored.append((train.subset(part), Adapter(info, trial)))
+    base, adapted, groups = _score(scored, sam, cache, on_progress)
+    means = Scores.mean(base), Scores.mean(adapted)
     ended = time.monotonic()
     return FitResult(
-        adapter=adapter,
-        base=base,
-        adapted=adapted,
-        gain=Gain.over(scores[0], scores[1], [thing.image_index for thing in val.objects]),
+        adapter=replace(adapter, info=_with_scores(info, *means)),
+        base=means[0],
+        adapted=means[1],
+        gain=Gain.over(base, adapted, groups),
+        folds=len(parts),
         objects_per_second=run.objects_per_second,
         seconds={
             "encode": encoded - started,
@@ -162,6 +163,60 @@ def fit(
         val_curve=tuple(run.curve),
         stopped=stopped,
     )
+
+
+def _plan(
+    sam: Sam, config: FitConfig, images: EncodedImages, split: Split, parts: list[list[int]]
+) -> TrainingRun | Trials:
+    """Which course the training takes: many masks, few, or few of which none is held out."""
+    objects = split.objects
+    if parts:
+        return Trials(sam, config, images, _splits(objects, parts), objects)
+    if len(objects) < config.few_masks:
+        return Trials(sam, config, images, [split], None)
+    total = max(config.objects, len(objects))
+    if config.epochs is not None:
+        total = config.epochs * len(objects)
+    return TrainingRun(sam, config, images, objects, split.held_out, total)
+
+
+def _splits(objects: list[Supervision], parts: list[list[int]]) -> list[Split]:
+    """Each part of the images held out in turn."""
+    return [
+        Split(
+            [one for one in objects if one.image_index not in part],
+            [one for one in objects if one.image_index in part],
+        )
+        for part in parts
+    ]
+
+
+def _score(
+    scored: list[tuple[Dataset, Adapter]],
+    sam: Sam,
+    cache: EmbeddingCache,
+    on_progress: Callable[[Progress], None],
+) -> tuple[list[ObjectScores], list[ObjectScores], list[int]]:
+    """Score adapters beside plain SAM, each on its data: of both, and each object's image."""
+    base, adapted, groups = [], [], []
+    before, images = 0, sum(len(dataset.pairs) for dataset, _ in scored)
+    for dataset, adapter in scored:
+        plain, own = score_objects(
+            dataset,
+            sam,
+            [Predictor(sam), Predictor(sam, adapter)],
+            cache,
+            kinds=("center",),
+            boundary=False,
+            on_progress=lambda done, total, before=before: on_progress(  # type: ignore[misc]
+                Progress("score", before + done, images)
+            ),
+        )
+        base += plain
+        adapted += own
+        groups += [before + thing.image_index for thing in dataset.objects]
+        before += len(dataset.pairs)
+    return base, adapted, groups
 
 
 def _with_scores(info: AdapterInfo, base: Scores, adapted: Scores) -> AdapterInfo:

@@ -20,6 +20,8 @@ from samtune.learner import Learner
 from samtune.rle import encode_rle
 from samtune.summaries import Gain
 
+QUICK = ("--epochs", 1, "--val-fraction", 0.25)
+
 
 @pytest.fixture(autouse=True)
 def workplace(tiny_sam, tmp_path_factory, monkeypatch):
@@ -40,7 +42,7 @@ def base_iou(monkeypatch):
 
     def set_base(value):
         def fit_and_replace(train, val, sam, cache, config, **others):
-            config = replace(config, first_offsets=config.first_offsets[:1])
+            config = replace(config, first_offsets=(0.1,), few_first_offsets=(0.1,))
             result = fit(train, val, sam, cache, config, **others)
             return replace(result, base=replace(result.base, iou=value))
 
@@ -57,7 +59,7 @@ def told(result):
 
 def test_fit_writes_an_adapter_named_after_the_folder(base_iou, toy_dataset, tiny_sam, workplace):
     base_iou(0.0)
-    result = run("fit", toy_dataset, "--epochs", 1)
+    result = run("fit", toy_dataset, *QUICK)
     assert result.exit_code == 0, result.output
     assert files_in(workplace) == {"toy.safetensors"}  # nothing left to resume from
     info = Adapter.load(Path("toy.safetensors"), tiny_sam).info
@@ -68,10 +70,10 @@ def test_fit_writes_an_adapter_named_after_the_folder(base_iou, toy_dataset, tin
 def test_fit_says_what_it_found_before_it_works(base_iou, toy_dataset):
     base_iou(0.0)
     save(toy_dataset / "masks" / "3.png", disk(value=0, size=(96, 128)))
-    lines = run("fit", toy_dataset, "--epochs", 1).stderr.splitlines()
+    lines = run("fit", toy_dataset, *QUICK).stderr.splitlines()
     assert f"{toy_dataset}: 7 images with 7 objects, 90×120 px to 128×96 px" in lines
     assert "  left out: 3.png, empty mask" in lines
-    assert "training on 6 images with 6 objects; held out: 1 image with 1 object" in lines
+    assert "training on 5 images with 5 objects; held out: 2 images with 2 objects" in lines
     assert lines.index("encoding 7/7") > lines.index("  left out: 3.png, empty mask")
 
 
@@ -79,7 +81,7 @@ def test_fit_ends_with_the_scores_the_share_of_parameters_and_what_to_try_next(
     base_iou, toy_dataset, tiny_sam
 ):
     base_iou(0.0)
-    words = ["fit", toy_dataset, "--epochs", 1]
+    words = ["fit", toy_dataset, *QUICK]
     report = run(*words).stdout
     scores = told(run(*words, "--json"))
     rows = {line[:16].strip(): line.split() for line in report.splitlines()}
@@ -101,7 +103,7 @@ def test_fit_ends_with_the_scores_the_share_of_parameters_and_what_to_try_next(
 
 def test_json_is_a_summary_with_scores_as_fractions(base_iou, toy_dataset):
     base_iou(0.0)
-    result = run("fit", toy_dataset, "-o", "out/a.safetensors", "--epochs", 1, "--json")
+    result = run("fit", toy_dataset, "-o", "out/a.safetensors", *QUICK, "--json")
     summary = told(result)
     assert summary["adapter"] == str(Path("out/a.safetensors"))
     assert Path("out/a.safetensors").is_file()
@@ -137,12 +139,12 @@ def test_how_sure_the_gain_is_stands_below_the_scores(
     monkeypatch.setattr(
         samtune.training, "fit", lambda *given, **named: replace(fit(*given, **named), gain=gain)
     )
-    assert words in run("fit", toy_dataset, "--epochs", 1).stdout
+    assert words in run("fit", toy_dataset, *QUICK).stdout
 
 
 def test_without_pmm_there_is_no_refined_score(base_iou, toy_dataset):
     base_iou(0.0)
-    result = run("fit", toy_dataset, "--epochs", 1, "--no-pmm", "--json")
+    result = run("fit", toy_dataset, *QUICK, "--no-pmm", "--json")
     assert told(result)["refined_iou"] is None
     assert Adapter.load(Path("toy.safetensors")).learned.pmm is None
 
@@ -152,7 +154,7 @@ def test_an_adapter_that_is_not_better_is_not_written_as_if_it_were(
 ):
     base_iou(0.99)
     (workplace / "toy.safetensors").write_bytes(b"a good one of yesterday")
-    result = run("fit", toy_dataset, "--epochs", 1, "--json")
+    result = run("fit", toy_dataset, *QUICK, "--json")
     message = one_error(result)
     summary = told(result)
     assert summary["adapter"] == "toy.rejected.safetensors"
@@ -165,7 +167,7 @@ def test_an_adapter_that_is_not_better_is_not_written_as_if_it_were(
 
 def test_force_keeps_an_adapter_that_is_not_better(base_iou, toy_dataset, workplace):
     base_iou(0.99)
-    result = run("fit", toy_dataset, "--epochs", 1, "--force")
+    result = run("fit", toy_dataset, *QUICK, "--force")
     assert result.exit_code == 0
     assert "not better than plain SAM" in result.stderr
     assert files_in(workplace) == {"toy.safetensors"}
@@ -175,7 +177,7 @@ def test_an_interrupted_fit_goes_on_with_resume_and_ends_as_if_it_had_not_been(
     base_iou, toy_dataset, workplace, monkeypatch
 ):
     base_iou(0.0)
-    words = ["fit", toy_dataset, "--epochs", 4]
+    words = ["fit", toy_dataset, "--epochs", 1]
     assert run(*words, "-o", "whole.safetensors").exit_code == 0
 
     with monkeypatch.context() as patch:
@@ -206,7 +208,7 @@ def test_a_full_disk_at_the_end_does_not_cost_the_training(
     base_iou, toy_dataset, workplace, monkeypatch
 ):
     base_iou(0.0)
-    words = ["fit", toy_dataset, "--epochs", 1, "-o", "a.safetensors"]
+    words = ["fit", toy_dataset, *QUICK, "-o", "a.safetensors"]
 
     def full(adapter, path):
         raise OutputError(f"{path} cannot be written: the disk is full.")
@@ -271,7 +273,7 @@ def as_coco(folder, name="plates.json"):
 
 def test_fit_takes_a_coco_file_and_a_class_by_name(base_iou, toy_dataset, workplace):
     base_iou(0.0)
-    result = run("fit", as_coco(toy_dataset), "--class", "plate", "--epochs", 1)
+    result = run("fit", as_coco(toy_dataset), "--class", "plate", *QUICK)
     assert result.exit_code == 0, result.output
     assert files_in(workplace) == {"plates.safetensors"}
     assert "8 images with 8 objects" in result.stderr
@@ -281,7 +283,7 @@ def test_fit_takes_a_coco_file_and_a_class_by_name(base_iou, toy_dataset, workpl
 
 def test_fit_takes_all_classes_together_and_says_so(base_iou, toy_dataset):
     base_iou(0.0)
-    result = run("fit", as_coco(toy_dataset), "--epochs", 1)
+    result = run("fit", as_coco(toy_dataset), *QUICK)
     assert "8 images with 9 objects" in result.stderr
     assert "objects of 2 classes taken together (plate, car); --class takes one" in result.stderr
 
@@ -292,7 +294,7 @@ def test_images_of_a_coco_file_may_lie_elsewhere(base_iou, toy_dataset, tmp_path
     message = one_error(run("fit", file))
     assert "8 faults" in message
     assert "--images" in message
-    assert run("fit", file, "--images", toy_dataset / "images", "--epochs", 1).exit_code == 0
+    assert run("fit", file, "--images", toy_dataset / "images", *QUICK).exit_code == 0
 
 
 def test_an_unknown_class_name_gets_those_that_there_are(toy_dataset, workplace):
@@ -327,7 +329,7 @@ def test_held_out_masks_mean_what_the_training_masks_mean(base_iou, toy_dataset,
 
 def test_quiet_says_nothing(base_iou, toy_dataset):
     base_iou(0.0)
-    assert run("fit", toy_dataset, "--epochs", 1, "--quiet").stderr == ""
+    assert run("fit", toy_dataset, *QUICK, "--quiet").stderr == ""
 
 
 @pytest.mark.parametrize("fault", NAMED_BY_FAULT, ids=lambda fault: fault.__name__)

@@ -40,7 +40,7 @@ def test_only_output_tokens_count(clicks):
 def test_calibrated_probabilities_are_the_share_of_held_out_clicks(clicks):
     head = PresenceHead.fit(clicks(300, 1.0), clicks(300, -1.0))
     head.linear.weight.data.mul_(20)  # far too sure of itself
-    head.calibrate(clicks(1000, 1.0), clicks(1000, -1.0))
+    head.calibrate(head(clicks(1000, 1.0)), head(clicks(1000, -1.0)))
     on_object, on_background = (torch.sigmoid(head(clicks(4000, side))) for side in (1.0, -1.0))
     found = torch.cat([on_object, on_background]).numpy()
     true = np.repeat([1, 0], 4000)
@@ -53,7 +53,7 @@ def test_calibrated_probabilities_are_the_share_of_held_out_clicks(clicks):
 def test_a_few_clicks_that_are_all_told_apart_do_not_give_certainty(clicks):
     head = PresenceHead.fit(clicks(300, 8.0), clicks(300, -8.0))
     hits, misses = clicks(4, 8.0), clicks(8, -8.0)
-    head.calibrate(hits, misses)
+    head.calibrate(head(hits), head(misses))
     # Platt's targets: (N + 1) / (N + 2) and 1 / (M + 2).
     assert torch.sigmoid(head(hits)).mean() == pytest.approx(5 / 6, abs=0.05)
     assert torch.sigmoid(head(misses)).mean() == pytest.approx(1 / 10, abs=0.05)
@@ -61,14 +61,14 @@ def test_a_few_clicks_that_are_all_told_apart_do_not_give_certainty(clicks):
 
 def test_more_held_out_clicks_of_one_kind_do_not_make_it_likelier(clicks):
     head = PresenceHead.fit(clicks(300, 2.0), clicks(300, -2.0))
-    head.calibrate(clicks(1000, 0.3), clicks(50, -0.3))
+    head.calibrate(head(clicks(1000, 0.3)), head(clicks(50, -0.3)))
     between = torch.sigmoid(head(clicks(2000, 0.0)))
     assert between.mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_head_that_is_wrong_on_held_out_clicks_says_a_half(clicks):
     head = PresenceHead.fit(clicks(100, 4.0), clicks(100, -4.0))
-    head.calibrate(clicks(50, -4.0), clicks(50, 4.0))
+    head.calibrate(head(clicks(50, -4.0)), head(clicks(50, 4.0)))
     assert torch.equal(torch.sigmoid(head(clicks(5, 4.0))), torch.full((5,), 0.5))
 
 

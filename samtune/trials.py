@@ -1,0 +1,201 @@
+"""Few masks: short trainings, each with other images held out, tell how much may be learned.
+
+The PLM's 1.6 M numbers learn a new thing from a handful of masks, or spoil what SAM can do already,
+and one or two held-out images cannot tell which. So each start is tried: no PLM, only the choice
+among SAM's masks; a small first offset; a large one. It is trained on all parts of the images but
+one and scored on that one, in turns. The start with the best mean is trained once more, on all
+images. Where images are held out for good, each start is trained once and scored on those.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from samtune.config import FitConfig
+from samtune.learner import EncodedImages
+from samtune.prompt_learning import PromptLearning
+from samtune.run import SHARE_OF_TIME, Progress, TrainingRun
+from samtune.sam import Sam
+from samtune.supervision import Supervision
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one training learns from, and what it is scored on."""
+
+    objects: list[Supervision]
+    held_out: list[Supervision]
+
+
+class Trials:
+    """The course of a fit of few masks; its user needs not know it from a TrainingRun.
+
+    Args:
+        sam: the frozen model.
+        config: the settings.
+        images: the embeddings of all images that objects are in.
+        splits: what to learn from and what to be scored on, in turns.
+        everything: what to train the best start on in the end; None keeps its trial, the only one.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        config: FitConfig,
+        images: EncodedImages,
+        splits: Sequence[Split],
+        everything: list[Supervision] | None,
+    ) -> None:
+        if everything is None and len(splits) != 1:
+            raise ValueError("of several trainings of a start none is the one to keep")
+        self.sam, self.config, self.images = sam, config, images
+        self.splits, self.everything = splits, everything
+        self.scores: list[float] = []  # held-out IoU of the trials that are done
+        self.latest: list[Weights] = []  # of the start that is being tried
+        self.best: list[Weights] = []  # of the best start that has been tried
+        self.final: Weights | None = None
+        self.going_on: dict[str, Any] | None = None  # state of a training that was interrupted
+        self.run: TrainingRun | None = None
+        self.seen = 0  # objects in all trainings that are done
+        self.seconds = 0.0  # that they took
+        self.stopped = "finished"
+
+    @property
+    def objects_per_second(self) -> float:
+        """How fast the steps of all trainings were."""
+        return self.seen / max(self.seconds, 1e-9)
+
+    @property
+    def means(self) -> dict[float, float]:
+        """Mean held-out IoU, an object, of each start that has been tried on all splits."""
+        sizes = [len(split.held_out) for split in self.splits]
+        tried = len(self.scores) // len(sizes)
+        groups = np.reshape(self.scores[: tried * len(sizes)], (tried, len(sizes)))
+        means = (groups @ np.array(sizes, dtype=float)) / sum(sizes)
+        return dict(zip(self.config.few_first_offsets, means.tolist(), strict=False))
+
+    @property
+    def first_offset(self) -> float:
+        """The start whose mean is the best; of equals the one that changes least."""
+        means = self.means
+        return max(means, key=lambda start: means[start])
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """None: a training has one look, at its end."""
+        return []
+
+    def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
+        """Try all starts, train the best one; returns why the last training ended."""
+        starts = self.config.few_first_offsets
+        for trial in range(len(self.scores), len(starts) * len(self.splits)):
+            start, split = starts[trial // len(self.splits)], trial % len(self.splits)
+            run = self._train(start, self.splits[split], on_progress, save_state)
+            self.scores.append(run.best_iou)
+            self.latest.append(run.best)
+            if split == len(self.splits) - 1:
+                if self.first_offset == start:
+                    self.best = self.latest
+                self.latest = []
+            save_state()
+        if self.everything is None:
+            self.final = self.best[0]
+        elif self.final is None:
+            last = Split(self.everything, [])
+            self.final = self._train(self.first_offset, last, on_progress, save_state).best
+            save_state()
+        return self.stopped
+
+    def best_modules(self) -> PromptLearning:
+        """The modules of the best start with the weights to keep."""
+        assert self.final is not None, "train first"
+        return self._modules(self.final)
+
+    def trial_modules(self) -> list[PromptLearning]:
+        """The best start as each trial left it, which has not seen what that trial held out."""
+        return [self._modules(weights) for weights in self.best]
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs."""
+        names = ("scores", "latest", "best", "final", "seen", "seconds", "stopped")
+        going_on = None if self.run is None else self.run.state()
+        return {"going_on": going_on, **{name: getattr(self, name) for name in names}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def _train(
+        self,
+        start: float,
+        split: Split,
+        on_progress: Callable[[Progress], None],
+        save_state: Callable[[], None],
+    ) -> TrainingRun:
+        """Train one start to its end, from the state of before if it was interrupted."""
+        total = self._total(split)
+        config = replace(self.config, first_offsets=(start,), validations=1)
+        if config.max_minutes:
+            config = replace(config, max_minutes=config.max_minutes / self._trainings)
+        run = TrainingRun(self.sam, config, self.images, split.objects, split.held_out, total)
+        if self.going_on is not None:
+            run.restore(self.going_on)
+            self.going_on = None
+        self.run = run
+        later = sum(self._total(other) for other in self._to_come())
+        best = max(self.means.values(), default=None)
+
+        def tell(progress: Progress) -> None:
+            left = progress.total + later - progress.done
+            on_progress(
+                replace(
+                    progress,
+                    done=self.seen + progress.done,
+                    total=self.seen + progress.total + later,
+                    val_iou=best,
+                    seconds_left=left / run.objects_per_second,
+                )
+            )
+
+        self.stopped = run.train(tell, save_state)
+        self.run = None
+        self.seen += run.trained
+        self.seconds += run.seconds
+        return run
+
+    @property
+    def _trainings(self) -> int:
+        """How many there are, the last one on everything included."""
+        trials = len(self.config.few_first_offsets) * len(self.splits)
+        return trials + (self.everything is not None)
+
+    def _to_come(self) -> list[Split]:
+        """What is trained on after the training that is going on."""
+        every = [*self.splits] * len(self.config.few_first_offsets)
+        if self.everything is not None:
+            every.append(Split(self.everything, []))
+        return every[len(self.scores) + 1 :]
+
+    def _total(self, split: Split) -> int:
+        """How many objects a training sees: fewer where there are fewer, or too little time."""
+        config, count = self.config, len(split.objects)
+        if config.epochs is not None:
+            total = config.epochs * count
+        else:
+            total = min(config.objects, max(config.few_objects, config.few_passes * count))
+        if config.max_minutes and self.seen:
+            seconds = SHARE_OF_TIME * 60 * config.max_minutes / self._trainings
+            total = min(total, math.floor(seconds * self.objects_per_second))
+        return max(total, config.batch_size)
+
+    def _modules(self, weights: Weights) -> PromptLearning:
+        modules = PromptLearning.blank({"first_offset": self.first_offset}, weights.keys())
+        modules.load_state_dict(weights)
+        return modules.to(self.sam.device).requires_grad_(False).eval()

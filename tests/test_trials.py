@@ -1,0 +1,206 @@
+"""Few masks: which start is chosen, on what, and that an interruption changes nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import samtune.trials
+from samtune.adapter import Adapter
+from samtune.config import FitConfig
+from samtune.dataset import folds, load_dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.images import read_image
+from samtune.predictor import Predictor
+from samtune.prompts import Prompt
+from samtune.run import Progress
+from samtune.training import fit
+from samtune.trials import Split, Trials
+
+QUICK = FitConfig(
+    few_first_offsets=(0.0, 1.0), few_objects=8, few_passes=1, cells=64, warmup_objects=4
+)
+
+
+class Scored:
+    """In place of a TrainingRun: a training whose score is known beforehand."""
+
+    table: dict[tuple[float, str], float]
+    log: list[tuple[float, str, str, int]]
+    speed = 1.0
+
+    def __init__(self, sam, config, images, objects, held_out, total):
+        (self.start,) = config.first_offsets
+        self.held_out = "".join(held_out)
+        self.trained, self.total, self.limit = total, total, config.max_minutes
+        self.seconds = total / self.speed
+        self.log.append((self.start, "".join(objects), self.held_out, total))
+
+    objects_per_second = property(lambda self: self.speed)
+    best_iou = property(lambda self: self.table.get((self.start, self.held_out), -1.0))
+    best = property(lambda self: {"selector": (self.start, self.held_out)})
+
+    def train(self, on_progress, save_state):
+        on_progress(Progress("train", self.total, self.total))
+        return "finished"
+
+    def state(self):
+        return {}
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Trials of objects a to d, whose scores a test sets; what was trained is in the log."""
+    monkeypatch.setattr(samtune.trials, "TrainingRun", Scored)
+    monkeypatch.setattr(Trials, "_modules", lambda self, weights: weights["selector"])
+
+    def trials(table, splits, everything, config=QUICK):
+        Scored.table, Scored.log = table, []
+        parts = [Split(list(train), list(held)) for train, held in splits]
+        made = Trials(None, config, None, parts, None if everything is None else list(everything))
+        made.told = []
+        assert made.train(made.told.append, lambda: None) == "finished"
+        return made
+
+    return trials
+
+
+THREE = [("bcd", "a"), ("ad", "bc"), ("abc", "d")]
+
+
+def test_every_start_is_tried_on_all_splits_and_the_best_mean_of_objects_trained_on_everything(
+    known,
+):
+    # Two of three splits say the first start, the mean of the four objects the second.
+    table = {(0.0, "a"): 0.6, (0.0, "bc"): 0.2, (0.0, "d"): 0.6}
+    table |= {(1.0, "a"): 0.5, (1.0, "bc"): 0.5, (1.0, "d"): 0.5}
+    trials = known(table, THREE, "abcd")
+    tried = [(start, *split) for start in (0.0, 1.0) for split in THREE]
+    assert [entry[:3] for entry in Scored.log] == [*tried, (1.0, "abcd", "")]
+    assert trials.means == {0.0: pytest.approx(0.4), 1.0: pytest.approx(0.5)}
+    assert trials.best_modules() == (1.0, "")
+    assert trials.trial_modules() == [(1.0, "a"), (1.0, "bc"), (1.0, "d")]
+
+
+def test_of_equal_starts_the_one_that_changes_least_is_taken(known):
+    table = {(start, held): 0.5 for start in (0.0, 1.0) for _, held in THREE}
+    assert known(table, THREE, "abcd").best_modules() == (0.0, "")
+
+
+def test_with_objects_held_out_for_good_the_best_trial_is_kept(known):
+    trials = known({(0.0, "d"): 0.7, (1.0, "d"): 0.3}, [("abc", "d")], None)
+    assert [entry[1] for entry in Scored.log] == ["abc", "abc"]
+    assert trials.best_modules() == (0.0, "d")
+
+
+def test_several_trials_of_which_none_could_be_kept_are_refused():
+    with pytest.raises(ValueError, match="none is the one to keep"):
+        Trials(None, QUICK, None, [Split([], []), Split([], [])], None)
+
+
+def test_progress_runs_through_all_trainings_to_its_end(known):
+    trials = known({}, THREE, "abcd")
+    done = [progress.done for progress in trials.told]
+    assert done == sorted(done)
+    assert {progress.total for progress in trials.told} == {done[-1]} == {trials.seen}
+    left = [progress.seconds_left for progress in trials.told]
+    assert left == [done[-1] - one for one in done]
+
+
+def test_a_time_limit_is_shared_by_all_trainings(known, monkeypatch):
+    # 7 trainings in 14 seconds: 2 each, of which 97 % hold 19 objects at 10 a second.
+    monkeypatch.setattr(Scored, "speed", 10.0)
+    config = replace(QUICK, few_objects=100, max_minutes=14 / 60)
+    known({}, THREE, "abcd", config)
+    assert [entry[3] for entry in Scored.log] == [100, *[19] * 6]
+
+
+# --------------------------------------------------------------------------- in a fit
+
+
+@pytest.fixture(scope="module")
+def run(toy_folder, tiny_sam, tmp_path_factory):
+    """Fit without anything held out for good."""
+    embeddings = EmbeddingCache(tmp_path_factory.mktemp("embeddings"))
+    dataset = load_dataset(toy_folder)
+
+    def run_fit(config=QUICK, **options):
+        options.setdefault("state_path", tmp_path_factory.mktemp("state") / "state.resume")
+        return fit(dataset, None, tiny_sam, embeddings, config, checkpoint_name="tiny", **options)
+
+    return run_fit
+
+
+@pytest.fixture(scope="module")
+def whole(run):
+    """What an undisturbed fit ends with."""
+    return run()
+
+
+def same(one, other):
+    weights = [result.adapter.learned.state_dict() for result in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    return all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_every_object_is_scored_by_a_training_that_had_not_seen_it(whole, toy_folder):
+    assert (whole.folds, whole.base.objects, whole.adapted.objects) == (4, 8, 8)
+    data = whole.adapter.info.data
+    assert [data[name] for name in ("train_objects", "val_objects", "folds")] == [8, 8, 4]
+    dataset = load_dataset(toy_folder)
+    dealt = sorted(index for part in folds(dataset, 4, 0) for index in part)
+    assert dealt == list(range(8))
+
+
+@pytest.mark.parametrize("moment", [3, 40, 66])  # the first trial, a later one, the last training
+def test_an_interrupted_fit_of_few_masks_ends_as_if_it_had_not_been(run, whole, tmp_path, moment):
+    # Two starts on four splits see 8 objects each, then the better one 8 once more: 72.
+    state = tmp_path / "state.resume"
+
+    def interrupt(progress):
+        if progress.phase == "train" and progress.done >= moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(state_path=state, on_progress=interrupt)
+    again = []
+    resumed = run(state_path=state, resume=True, on_progress=again.append)
+    first = min(progress.done for progress in again if progress.phase == "train")
+    assert first > moment - 10
+    assert same(resumed, whole)
+    assert resumed.adapter.info == whole.adapter.info
+
+
+def test_without_a_plm_the_answer_is_a_mixture_of_plain_sams_masks(
+    run, tiny_sam, toy_folder, tmp_path
+):
+    result = run(replace(QUICK, few_first_offsets=(0.0,)))
+    assert result.adapter.learned.plm is None
+    assert result.adapter.learned.parameters_in_use() == 2_052 + 1_281
+    result.adapter.save(tmp_path / "a.safetensors")
+    assert (tmp_path / "a.safetensors").stat().st_size < 5e6  # the PMM's
+    adapter = Adapter.load(tmp_path / "a.safetensors", tiny_sam)
+    embedding = tiny_sam.encode_image(read_image(toy_folder / "images" / "0.png"))
+    prompt = Prompt.of(points=[(50, 60)])
+    answer = Predictor(tiny_sam, adapter, every_cell=True).predict(embedding, [prompt])[0]
+    alone = [
+        Output(tiny_sam, output).predict(embedding, [prompt])[0].low_res_logits
+        for output in range(4)
+    ]
+    tokens, _ = adapter.learned.attend(tiny_sam, embedding, [prompt])
+    estimates = adapter.learned.selector(tokens, tiny_sam.decoder.predict_iou(tokens))[0]
+    weights = np.exp((estimates - estimates.max()).numpy() / 0.05)
+    mixed = np.tensordot(weights / weights.sum(), alone, axes=1)
+    assert np.abs(answer.low_res_logits - mixed).max() < 1e-3 * np.abs(mixed).max()
+
+
+class Output(Predictor):
+    """Plain SAM, one of its four outputs."""
+
+    def __init__(self, sam, output):
+        super().__init__(sam, every_cell=True)
+        self.output = output
+
+    def mix(self, prompt, estimates):
+        return torch.eye(4)[[self.output]]
