@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samtune.cli_fit_data import leave_copies_out
+from samtune.cli_fit_data import held_out_in_words, hold_out, in_words
 from samtune.config import FitConfig
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -63,7 +63,7 @@ def check(
     are encoded on the way stay in the cache, for fit.
     """
     from samtune.check import check_objects, nearly_same
-    from samtune.dataset import split
+    from samtune.dataset import folds
     from samtune.embeddings import EmbeddingCache
     from samtune.forecast import forecast
 
@@ -71,11 +71,7 @@ def check(
     with Terminal(quiet) as terminal:
         try:
             dataset = read_data(terminal, data, class_id, objects, images)
-            if val is None:
-                train, held_out = split(dataset, config.val_fraction, config.seed)
-            else:
-                held_out = read_data(terminal, val, class_id, dataset.reading.meaning, images)
-                train = leave_copies_out(terminal, dataset, held_out)
+            train, held_out = hold_out(terminal, dataset, val, None, class_id, images, config)
         except DatasetError as error:
             _list_faults(data, error, as_json)
             raise
@@ -83,14 +79,22 @@ def check(
         costs = forecast(train, held_out, sam, cache, config)
         findings = check_objects(dataset, sam.image_size)
         if not quick:
-            similar = nearly_same(
-                train,
-                held_out,
-                sam,
-                cache,
-                lambda done, total: terminal.show("encoding", done, total),
-            )
-            findings += [] if similar is None else [similar]
+            sides = [] if held_out is None else [(train, held_out)]
+            if held_out is None:
+                for part in folds(train, config.folds, config.seed):
+                    others = set(range(len(train.pairs))) - set(part)
+                    sides.append((train.subset(sorted(others)), train.subset(part)))
+            for learned_from, kept in sides:
+                similar = nearly_same(
+                    learned_from,
+                    kept,
+                    sam,
+                    cache,
+                    lambda done, total: terminal.show("encoding", done, total),
+                )
+                if similar is not None:
+                    findings.append(similar)
+                    break  # with turns, the same images would be found from the other side
     if as_json:
         print_json(
             {
@@ -99,8 +103,9 @@ def check(
                 "objects": len(dataset.objects),
                 "train_images": len(train.pairs),
                 "train_objects": len(train.objects),
-                "val_images": len(held_out.pairs),
-                "val_objects": len(held_out.objects),
+                "val_images": len((held_out or dataset).pairs),
+                "val_objects": len((held_out or dataset).objects),
+                "folds": 0 if held_out else min(config.folds, len(dataset.pairs)),
                 "faults": [],
                 "left_out": [f"{one.path.name}: {one.reason}" for one in dataset.skipped],
                 "findings": [asdict(finding) for finding in findings],
@@ -108,7 +113,8 @@ def check(
             }
         )
     else:
-        _report(dataset, train, held_out, findings, costs)
+        kept_apart = held_out_in_words(train, held_out, config)
+        _report(dataset, f"fit would train on {in_words(train)}; {kept_apart}", findings, costs)
 
 
 def _list_faults(data: Path, error: DatasetError, as_json: bool) -> None:
@@ -121,25 +127,14 @@ def _list_faults(data: Path, error: DatasetError, as_json: bool) -> None:
             typer.echo(fault)
 
 
-def _images_and_objects(dataset: "Dataset") -> str:
-    return f"{count(len(dataset.pairs), 'image')} with {count(len(dataset.objects), 'object')}"
-
-
 def _report(
-    dataset: "Dataset",
-    train: "Dataset",
-    held_out: "Dataset",
-    findings: list["Finding"],
-    costs: "Forecast",
+    dataset: "Dataset", what_fit_would_do: str, findings: list["Finding"], costs: "Forecast"
 ) -> None:
     in_image = sorted(Counter(thing.image_index for thing in dataset.objects).values())
     middle = in_image[len(in_image) // 2]
     typer.echo(f"{dataset.folder}: {dataset.describe()}")
     typer.echo(f"objects in an image: {in_image[0]} to {in_image[-1]}, median {middle}")
-    typer.echo(
-        f"fit would train on {_images_and_objects(train)}, and hold out "
-        f"{_images_and_objects(held_out)}"
-    )
+    typer.echo(what_fit_would_do)
     encoding = "all images are encoded already"
     if costs.to_encode:
         encoding = (

@@ -45,29 +45,45 @@ def read_train_and_held_out(
     What is held out is None where it would be too few objects to tell anything, and nobody asked
     for a share: trainings take turns then.
     """
+    dataset = read_data(terminal, data, class_id, objects, images)
+    train, held_out = hold_out(terminal, dataset, val, val_fraction, class_id, images, config)
+    terminal.say(f"training on {in_words(train)}; {held_out_in_words(train, held_out, config)}")
+    return train, held_out
+
+
+def hold_out(
+    terminal: Terminal,
+    dataset: "Dataset",
+    val: Path | None,
+    val_fraction: float | None,
+    class_id: str | None,
+    images: Path | None,
+    config: FitConfig,
+) -> tuple["Dataset", "Dataset | None"]:
+    """Tell what to train on from what to hold out, as `read_train_and_held_out`."""
     from samtune.dataset import split
 
-    dataset = read_data(terminal, data, class_id, objects, images)
-    if val is None:
-        train, held_out = split(dataset, config.val_fraction, config.seed)
-        if val_fraction is None and len(held_out.objects) < config.fewest_held_out:
-            parts = min(config.folds, len(dataset.pairs))
-            terminal.say(
-                f"training on {count(len(dataset.pairs), 'image')} with "
-                f"{count(len(dataset.objects), 'object')}; these are few: {parts} parts of them "
-                "take turns in being held out"
-            )
-            return dataset, None
-    else:
+    if val is not None:
         # Held-out masks mean what the training masks mean, whatever numbers happen to be in them.
         held_out = read_data(terminal, val, class_id, dataset.reading.meaning, images)
-        train = leave_copies_out(terminal, dataset, held_out)
-    terminal.say(
-        f"training on {count(len(train.pairs), 'image')} with "
-        f"{count(len(train.objects), 'object')}; held out: "
-        f"{count(len(held_out.pairs), 'image')} with {count(len(held_out.objects), 'object')}"
-    )
+        return leave_copies_out(terminal, dataset, held_out), held_out
+    train, held_out = split(dataset, config.val_fraction, config.seed)
+    if val_fraction is None and len(held_out.objects) < config.fewest_held_out:
+        return dataset, None
     return train, held_out
+
+
+def in_words(dataset: "Dataset") -> str:
+    """How many images and objects."""
+    return f"{count(len(dataset.pairs), 'image')} with {count(len(dataset.objects), 'object')}"
+
+
+def held_out_in_words(train: "Dataset", held_out: "Dataset | None", config: FitConfig) -> str:
+    """What a fit holds out."""
+    if held_out is not None:
+        return f"held out: {in_words(held_out)}"
+    parts = min(config.folds, len(train.pairs))
+    return f"these are few, so {parts} parts of them take turns in being held out"
 
 
 def leave_copies_out(terminal: Terminal, dataset: "Dataset", held_out: "Dataset") -> "Dataset":

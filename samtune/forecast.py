@@ -15,6 +15,7 @@ from samtune.predictor import Predictor
 from samtune.prompts import center_point
 from samtune.sam import Sam
 from samtune.supervision import supervise
+from samtune.trials import objects_to_see
 
 _STEPS = 3  # timed, after one that is not
 _LOOK_AT = 100  # held-out objects in a look, as in training.py
@@ -39,19 +40,24 @@ class Forecast:
 
 
 def forecast(
-    train: Dataset, held_out: Dataset, sam: Sam, cache: EmbeddingCache, config: FitConfig
+    train: Dataset,
+    held_out: Dataset | None,
+    sam: Sam,
+    cache: EmbeddingCache,
+    config: FitConfig,
 ) -> Forecast:
     """Time one image and a few training steps, and multiply.
 
     Args:
         train: what will be trained on.
-        held_out: what will be held out.
+        held_out: what will be held out; None where trainings take turns (trials.py).
         sam: the frozen model.
         cache: where embeddings are kept; those of an image or two are added.
         config: the fit's settings.
     """
     few = train.subset(range(min(2, len(train.pairs))))
-    pairs = [*train.pairs, *held_out.pairs]
+    pairs = [*train.pairs, *(() if held_out is None else held_out.pairs)]
+    scored = len((held_out or train).objects)
     images = [read_image(pair.image) for pair in few.pairs]
     encode = _seconds(lambda: sam.encode_image(images[0]))
     keys = [cache.encode(image, sam)[0] for image in images]
@@ -60,9 +66,7 @@ def forecast(
     rng = np.random.default_rng(0)
     objects = supervise(few.objects, sam.image_size, rng)[:4]
     encoded = EncodedImages(sam, cache, few.pairs, keys)
-    total = max(config.objects, len(train.objects))
-    if config.epochs is not None:
-        total = config.epochs * len(train.objects)
+    total, looks = _objects_and_looks(len(train.objects), held_out, config)
     timed = max(total, (_STEPS + 1) * config.batch_size)  # a learner has no steps beyond its total
     learner = Learner(sam, config, encoded, objects, timed, max(config.first_offsets))
     step = _seconds(learner.train_step)
@@ -70,12 +74,29 @@ def forecast(
     embedding = cache.encode(images[0], sam)[1]
     click = [center_point(few.objects[0].mask())]
     answer = _seconds(lambda: Predictor(sam).predict(embedding, click, all_masks=True))
-    # Each size of the first offset is tried on some objects; only one of the trials counts.
-    trials = (len(config.first_offsets) - 1) * min(config.probe_objects, total)
-    seconds = step * (total + trials) / config.batch_size
-    seconds += look * config.validations * min(_LOOK_AT, len(held_out.objects))
-    seconds += answer * 2 * len(held_out.objects)
+    seconds = step * total / config.batch_size
+    seconds += look * looks * min(_LOOK_AT, scored)
+    seconds += answer * 2 * scored
     return Forecast(missing, encode * missing, seconds, _EMBEDDING_BYTES * missing)
+
+
+def _objects_and_looks(count: int, held_out: Dataset | None, config: FitConfig) -> tuple[int, int]:
+    """How many objects all steps see, and how often all that is held out is looked at."""
+    starts = len(config.few_first_offsets)
+
+    def tried(given: int) -> int:
+        return sum(objects_to_see(config, start, given) for start in config.few_first_offsets)
+
+    if held_out is None:
+        parts = [count - count // config.folds] * config.folds
+        last = objects_to_see(config, max(config.few_first_offsets), count)
+        return sum(tried(part) for part in parts) + last, starts
+    if count < config.few_masks:
+        return tried(count), starts
+    total = max(config.objects, count) if config.epochs is None else config.epochs * count
+    # Each size of the first offset is tried on some objects; only one of the trials counts.
+    probe = (len(config.first_offsets) - 1) * min(config.probe_objects, total)
+    return total + probe, config.validations
 
 
 def _seconds(work: Callable[[], object]) -> float:

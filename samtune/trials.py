@@ -3,8 +3,9 @@
 The PLM's 1.6 M numbers learn a new thing from a handful of masks, or spoil what SAM can do already,
 and one or two held-out images cannot tell which. So each start is tried: no PLM, only the choice
 among SAM's masks; a small first offset; a large one. It is trained on all parts of the images but
-one and scored on that one, in turns. The start with the best mean is trained once more, on all
-images. Where images are held out for good, each start is trained once and scored on those.
+one and scored on that one, in turns, unless it is far behind. The start with the best mean is
+trained once more, on all images. Where images are held out for good, each start is trained once and
+scored on those.
 """
 
 import math
@@ -22,6 +23,7 @@ from samtune.run import SHARE_OF_TIME, Progress, TrainingRun
 from samtune.sam import Sam
 from samtune.supervision import Supervision
 
+_FAR_BEHIND = 0.15  # in mean IoU: a start that is so much worse is given up
 Weights = dict[str, Tensor]
 
 
@@ -31,6 +33,15 @@ class Split:
 
     objects: list[Supervision]
     held_out: list[Supervision]
+
+
+def objects_to_see(config: FitConfig, start: float, count: int) -> int:
+    """How many objects a training from a start sees, when it is given so many."""
+    if config.epochs is not None:
+        return config.epochs * count
+    if start == 0:  # there is little to learn
+        return min(config.objects, config.mixture_objects)
+    return min(config.objects, max(config.few_objects, config.few_passes * count))
 
 
 class Trials:
@@ -56,9 +67,8 @@ class Trials:
             raise ValueError("of several trainings of a start none is the one to keep")
         self.sam, self.config, self.images = sam, config, images
         self.splits, self.everything = splits, everything
-        self.scores: list[float] = []  # held-out IoU of the trials that are done
-        self.latest: list[Weights] = []  # of the start that is being tried
-        self.best: list[Weights] = []  # of the best start that has been tried
+        self.scores: dict[tuple[float, int], float] = {}  # held-out IoU by start and split
+        self.weights: dict[tuple[float, int], Weights] = {}  # what each of those trials came to
         self.final: Weights | None = None
         self.going_on: dict[str, Any] | None = None  # state of a training that was interrupted
         self.run: TrainingRun | None = None
@@ -72,18 +82,9 @@ class Trials:
         return self.seen / max(self.seconds, 1e-9)
 
     @property
-    def means(self) -> dict[float, float]:
-        """Mean held-out IoU, an object, of each start that has been tried on all splits."""
-        sizes = [len(split.held_out) for split in self.splits]
-        tried = len(self.scores) // len(sizes)
-        groups = np.reshape(self.scores[: tried * len(sizes)], (tried, len(sizes)))
-        means = (groups @ np.array(sizes, dtype=float)) / sum(sizes)
-        return dict(zip(self.config.few_first_offsets, means.tolist(), strict=False))
-
-    @property
     def first_offset(self) -> float:
         """The start whose mean is the best; of equals the one that changes least."""
-        means = self.means
+        means = self._means(len(self.splits))
         return max(means, key=lambda start: means[start])
 
     @property
@@ -92,20 +93,15 @@ class Trials:
         return []
 
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
-        """Try all starts, train the best one; returns why the last training ended."""
-        starts = self.config.few_first_offsets
-        for trial in range(len(self.scores), len(starts) * len(self.splits)):
-            start, split = starts[trial // len(self.splits)], trial % len(self.splits)
-            run = self._train(start, self.splits[split], on_progress, save_state)
-            self.scores.append(run.best_iou)
-            self.latest.append(run.best)
-            if split == len(self.splits) - 1:
-                if self.first_offset == start:
-                    self.best = self.latest
-                self.latest = []
+        """Try the starts, train the best one; returns why the last training ended."""
+        while (trial := self._next()) is not None:
+            start, index = trial
+            run = self._train(start, self.splits[index], on_progress, save_state)
+            self.scores[trial] = run.best_iou
+            self.weights[trial] = run.best
             save_state()
         if self.everything is None:
-            self.final = self.best[0]
+            self.final = self.weights[self.first_offset, 0]
         elif self.final is None:
             last = Split(self.everything, [])
             self.final = self._train(self.first_offset, last, on_progress, save_state).best
@@ -119,11 +115,12 @@ class Trials:
 
     def trial_modules(self) -> list[PromptLearning]:
         """The best start as each trial left it, which has not seen what that trial held out."""
-        return [self._modules(weights) for weights in self.best]
+        start = self.first_offset
+        return [self._modules(self.weights[start, index]) for index in range(len(self.splits))]
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs."""
-        names = ("scores", "latest", "best", "final", "seen", "seconds", "stopped")
+        names = ("scores", "weights", "final", "seen", "seconds", "stopped")
         going_on = None if self.run is None else self.run.state()
         return {"going_on": going_on, **{name: getattr(self, name) for name in names}}
 
@@ -140,7 +137,7 @@ class Trials:
         save_state: Callable[[], None],
     ) -> TrainingRun:
         """Train one start to its end, from the state of before if it was interrupted."""
-        total = self._total(split)
+        total = self._total(start, split)
         config = replace(self.config, first_offsets=(start,), validations=1)
         if config.max_minutes:
             config = replace(config, max_minutes=config.max_minutes / self._trainings)
@@ -149,8 +146,9 @@ class Trials:
             run.restore(self.going_on)
             self.going_on = None
         self.run = run
-        later = sum(self._total(other) for other in self._to_come())
-        best = max(self.means.values(), default=None)
+        later = sum(self._total(*other) for other in self._to_come())
+        tried = max((index for _, index in self.scores), default=0)
+        best = max(self._means(tried).values(), default=None)
 
         def tell(progress: Progress) -> None:
             left = progress.total + later - progress.done
@@ -170,30 +168,60 @@ class Trials:
         self.seconds += run.seconds
         return run
 
-    @property
-    def _trainings(self) -> int:
-        """How many there are, the last one on everything included."""
-        trials = len(self.config.few_first_offsets) * len(self.splits)
-        return trials + (self.everything is not None)
+    def _means(self, splits: int) -> dict[float, float]:
+        """Mean held-out IoU, an object, of each start that was tried on the first so many."""
+        sizes = [len(split.held_out) for split in self.splits[:splits]]
+        means = {}
+        for start in self.config.few_first_offsets:
+            scores = [self.scores.get((start, index)) for index in range(splits)]
+            known = [score for score in scores if score is not None]
+            if known and len(known) == splits:
+                means[start] = float(np.average(known, weights=sizes))
+        return means
 
-    def _to_come(self) -> list[Split]:
-        """What is trained on after the training that is going on."""
-        every = [*self.splits] * len(self.config.few_first_offsets)
+    def _starts(self, index: int) -> list[float]:
+        """Which starts a split is for: not those that were far behind after one before it."""
+        alive = list(self.config.few_first_offsets)
+        for splits in range(1, index + 1):
+            means = self._means(splits)
+            if means:
+                limit = max(means.values()) - _FAR_BEHIND
+                alive = [start for start in alive if means.get(start, limit) >= limit]
+        return alive
+
+    def _next(self) -> tuple[float, int] | None:
+        """The first trial that is not done; None after the last."""
+        every = (
+            (start, index) for index in range(len(self.splits)) for start in self._starts(index)
+        )
+        return next((trial for trial in every if trial not in self.scores), None)
+
+    def _to_come(self) -> list[tuple[float, Split]]:
+        """What is trained on after the training that is going on, as it looks now."""
+        trials = [
+            (start, split)
+            for index, split in enumerate(self.splits)
+            for start in self._starts(index)
+            if (start, index) not in self.scores
+        ]
         if self.everything is not None:
-            every.append(Split(self.everything, []))
-        return every[len(self.scores) + 1 :]
+            trials.append((max(self.config.few_first_offsets), Split(self.everything, [])))
+        return trials[1:]
 
-    def _total(self, split: Split) -> int:
-        """How many objects a training sees: fewer where there are fewer, or too little time."""
-        config, count = self.config, len(split.objects)
-        if config.epochs is not None:
-            total = config.epochs * count
-        else:
-            total = min(config.objects, max(config.few_objects, config.few_passes * count))
+    def _total(self, start: float, split: Split) -> int:
+        """How many objects a training sees, fewer where there is too little time."""
+        config = self.config
+        total = objects_to_see(config, start, len(split.objects))
         if config.max_minutes and self.seen:
             seconds = SHARE_OF_TIME * 60 * config.max_minutes / self._trainings
             total = min(total, math.floor(seconds * self.objects_per_second))
         return max(total, config.batch_size)
+
+    @property
+    def _trainings(self) -> int:
+        """How many there are at most, the last one on everything included."""
+        trials = len(self.config.few_first_offsets) * len(self.splits)
+        return trials + (self.everything is not None)
 
     def _modules(self, weights: Weights) -> PromptLearning:
         modules = PromptLearning.blank({"first_offset": self.first_offset}, weights.keys())

@@ -31,7 +31,7 @@ def test_a_sound_folder_is_ready_and_nothing_is_written(toy_dataset):
     assert result.exit_code == 0
     assert "8 images with 8 objects" in result.stdout
     assert "objects in an image: 1 to 1, median 1" in result.stdout
-    assert "train on 6 images with 6 objects, and hold out 2 images" in result.stdout
+    assert "train on 8 images with 8 objects; these are few, so 4 parts" in result.stdout
     assert "nothing to look at" in result.stdout
     assert "training and scoring about" in result.stdout
     assert files_in(toy_dataset) == before
@@ -51,7 +51,7 @@ def test_json_is_one_object_with_all_of_it(toy_dataset):
     add_twin(toy_dataset, "twin")
     told = json.loads(run("check", toy_dataset, "--json").stdout)
     assert (told["images"], told["objects"], told["faults"]) == (9, 9, [])
-    assert told["train_images"] + told["val_images"] == 9
+    assert (told["train_images"], told["val_images"], told["folds"]) == (9, 9, 4)  # in turns
     (parts,) = [one for one in told["findings"] if one["kind"] == "parts"]
     assert parts["files"] == ["twin.png"]
     assert told["forecast"]["train_seconds"] > 0

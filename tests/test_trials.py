@@ -19,7 +19,12 @@ from samtune.training import fit
 from samtune.trials import Split, Trials
 
 QUICK = FitConfig(
-    few_first_offsets=(0.0, 1.0), few_objects=8, few_passes=1, cells=64, warmup_objects=4
+    few_first_offsets=(0.0, 1.0),
+    mixture_objects=8,
+    few_objects=8,
+    few_passes=1,
+    cells=64,
+    warmup_objects=4,
 )
 
 
@@ -73,14 +78,22 @@ def test_every_start_is_tried_on_all_splits_and_the_best_mean_of_objects_trained
     known,
 ):
     # Two of three splits say the first start, the mean of the four objects the second.
-    table = {(0.0, "a"): 0.6, (0.0, "bc"): 0.2, (0.0, "d"): 0.6}
-    table |= {(1.0, "a"): 0.5, (1.0, "bc"): 0.5, (1.0, "d"): 0.5}
+    table = {(0.0, "a"): 0.5, (0.0, "bc"): 0.35, (0.0, "d"): 0.5}
+    table |= {(1.0, "a"): 0.45, (1.0, "bc"): 0.45, (1.0, "d"): 0.45}
     trials = known(table, THREE, "abcd")
-    tried = [(start, *split) for start in (0.0, 1.0) for split in THREE]
+    tried = [(start, *split) for split in THREE for start in (0.0, 1.0)]
     assert [entry[:3] for entry in Scored.log] == [*tried, (1.0, "abcd", "")]
-    assert trials.means == {0.0: pytest.approx(0.4), 1.0: pytest.approx(0.5)}
     assert trials.best_modules() == (1.0, "")
     assert trials.trial_modules() == [(1.0, "a"), (1.0, "bc"), (1.0, "d")]
+
+
+def test_a_start_that_is_far_behind_is_given_up(known):
+    table = {(0.0, "a"): 0.5, (1.0, "a"): 0.4, (0.0, "bc"): 0.2, (1.0, "bc"): 0.6, (1.0, "d"): 0.1}
+    trials = known(table, THREE, "abcd")
+    # After two splits the means of three objects are 0.30 and 0.53.
+    tried = [entry[::2] for entry in Scored.log]
+    assert tried == [(0.0, "a"), (1.0, "a"), (0.0, "bc"), (1.0, "bc"), (1.0, "d"), (1.0, "")]
+    assert trials.best_modules() == (1.0, "")
 
 
 def test_of_equal_starts_the_one_that_changes_least_is_taken(known):
@@ -111,7 +124,7 @@ def test_progress_runs_through_all_trainings_to_its_end(known):
 def test_a_time_limit_is_shared_by_all_trainings(known, monkeypatch):
     # 7 trainings in 14 seconds: 2 each, of which 97 % hold 19 objects at 10 a second.
     monkeypatch.setattr(Scored, "speed", 10.0)
-    config = replace(QUICK, few_objects=100, max_minutes=14 / 60)
+    config = replace(QUICK, few_objects=100, mixture_objects=100, max_minutes=14 / 60)
     known({}, THREE, "abcd", config)
     assert [entry[3] for entry in Scored.log] == [100, *[19] * 6]
 
