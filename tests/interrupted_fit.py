@@ -22,12 +22,17 @@ from samtune.config import FitConfig
 
 @dataclass(frozen=True)
 class Quick(FitConfig):
-    """Two steps with each of two first offsets, then 28, with a look after each third."""
+    """Two steps with each of two first offsets, then 28, with a look after each third.
+
+    What a fit of few masks does when it is interrupted is in test_trials.py.
+    """
 
     objects: int = 60
     cells: int = 64
     warmup_objects: int = 8
     probe_objects: int = 4
+    few_masks: int = 0
+    fewest_held_out: int = 0
 
 
 def kill_at(moment: str) -> None:

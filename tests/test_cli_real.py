@@ -46,6 +46,7 @@ def test_fit_evaluate_and_segment_on_the_real_weights(mobile_sam_path, toy_datas
     assert iou("plain/0.mask.png") > 0.8
 
     words = ["fit", toy_dataset, "-o", "toy.safetensors", "--epochs", 4, "--force", "--json"]
+    words += ["--val-fraction", 0.25]
     summary = json.loads(samtune_command(*words, folder=tmp_path).stdout)
     assert 0.5 < summary["base_iou"] <= 1
     words = ["evaluate", toy_dataset, "--adapter", "toy.safetensors", "--json"]
@@ -70,6 +71,7 @@ def test_export_writes_files_that_find_the_object_in_onnx_runtime_alone(
 ):
     onnxruntime = pytest.importorskip("onnxruntime")
     words = ["fit", toy_dataset, "-o", "toy.safetensors", "--epochs", 4, "--force", "--no-pmm"]
+    words += ["--val-fraction", 0.25]
     samtune_command(*words, folder=tmp_path)
     words = ["export", "toy.safetensors", "-o", "onnx", "--quantize", "--json"]
     told = json.loads(samtune_command(*words, folder=tmp_path).stdout)

@@ -1,5 +1,7 @@
 """The graphs for export answer as the predictor and as segment-anything's own modules."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from upstream import difference, postprocess_masks
 from samtune.onnx_graphs import DecoderGraph, EncoderGraph
 from samtune.parity import Question, decoder_inputs
 from samtune.predictor import Predictor
+from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt
 from samtune.sam import input_size, scale_image
 
@@ -43,16 +46,18 @@ def test_the_encoder_s_graph_gives_the_model_s_embedding_of_a_scaled_image(tiny_
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=["click", "points", "box", "box and point"])
 @pytest.mark.parametrize("size", [(48, 64), (64, 61)])
-@pytest.mark.parametrize("plain", [True, False], ids=["plain SAM", "adapter"])
-def test_the_decoder_s_graph_gives_the_predictor_s_answer(tiny_sam, adapter, prompt, size, plain):
-    plugged = None if plain else adapter
+@pytest.mark.parametrize("which", ["plain SAM", "adapter", "mixture alone"])
+def test_the_decoder_s_graph_gives_the_predictor_s_answer(tiny_sam, adapter, prompt, size, which):
+    mixture = replace(adapter, learned=PromptLearning(None, adapter.learned.selector))
+    plugged = {"plain SAM": None, "adapter": adapter, "mixture alone": mixture}[which]
     image = photo(size)
     embedding = tiny_sam.encode_image(image)
     (expected,) = Predictor(tiny_sam, plugged, every_cell=True).predict(embedding, [prompt])
     inputs = asked(Question(image, prompt), embedding.features[None])
     with torch.no_grad():
         masks, iou_predictions, low_res_masks = DecoderGraph(tiny_sam, plugged)(**inputs)
-    assert plain or 0.02 < expected.mask.mean() < 0.98  # or nearly any mask would agree
+    if which == "adapter":
+        assert 0.02 < expected.mask.mean() < 0.98  # or nearly any mask would agree
     expected_logits = torch.from_numpy(expected.low_res_logits)
     assert difference(low_res_masks[0, 0], expected_logits) <= 1e-4
     assert (masks[0, 0].numpy() > 0).shape == size
