@@ -23,12 +23,14 @@ from samtune.files import atomic_write
 from samtune.method import Method
 from samtune.persam import Persam, PersamF
 from samtune.prompt_learning import PromptLearning
+from samtune.reference_prompting import ReferencePrompting
 from samtune.sam import Sam
 
 METHODS: Mapping[str, type[Method]] = {
     "plm": PromptLearning,
     "persam": Persam,
     "persam-f": PersamF,
+    "vrp": ReferencePrompting,
 }
 FORMAT_VERSION = 1
 _METADATA_KEY = "samtune"

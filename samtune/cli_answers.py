@@ -296,8 +296,8 @@ class Segmenter:
 
     def _answer_or_find(
         self, source: Source, embedding: "Embedding", prompts: list["Prompt"]
-    ) -> tuple[list[tuple["Prompt", "Prediction"]], str]:
-        """Prompts and their answers; or why nothing was found."""
+    ) -> tuple[list[tuple["Prompt | None", "Prediction"]], str]:
+        """Prompts and their answers, None for everything; or why nothing was found."""
         from samtune.finding import find_objects
 
         predictor = source.predictor
@@ -306,7 +306,10 @@ class Segmenter:
             answers = predictor.predict(embedding, prompts, **options)
             return list(zip(prompts, answers, strict=True)), ""
         finding = find_objects(predictor, embedding, self._max_objects, **options)
-        return [(one.prompt, one.prediction) for one in finding.objects], finding.reason
+        return [
+            (None if one.prompt.everything else one.prompt, one.prediction)
+            for one in finding.objects
+        ], finding.reason
 
 
 def _nothing_found(source: Source, embedding: "Embedding", reason: str, seconds: float) -> "Result":

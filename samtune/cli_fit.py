@@ -1,17 +1,16 @@
 """`samtune fit`: from a folder of masks to an adapter."""
 
-import contextlib
-from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samtune.cli_fit_course import explained_interruption, say_where_to_start, show_progress
 from samtune.cli_fit_data import read_references, read_train_and_held_out
 from samtune.cli_fit_references import fit_from_references, parse_parts
 from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
-from samtune.config import PARTS, FitConfig, MethodName
+from samtune.cli_fit_vrp import parse_classes, train_vrp
+from samtune.config import PARTS, FitConfig, MethodName, VrpConfig
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -24,17 +23,13 @@ from samtune.console import (
     Terminal,
     check_writable,
     open_sam,
-    percent,
     print_json,
 )
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
-    from samtune.run import Progress as FitProgress
     from samtune.sam import Sam
     from samtune.training import FitResult
-
-_PHASES = {"encode": "encoding", "train": "training", "score": "scoring"}
 
 
 def fit(
@@ -58,7 +53,7 @@ def fit(
         typer.Option(
             help="plm trains the Prompt Learning Module; persam takes the images as references of "
             "an object, trains nothing, and finds it without clicks; persam-f also learns which "
-            "of SAM's masks is meant."
+            "of SAM's masks is meant; vrp learns to find what is annotated in any reference."
         ),
     ] = "plm",
     reference: Annotated[
@@ -73,6 +68,14 @@ def fit(
         typer.Option(
             metavar="PART",
             help=f"persam: leave out a part, to see what it does: {', '.join(PARTS)}.",
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|ID,ID,...",
+            help="vrp: the masks' values, or categories counted from 1, are classes: learn all of "
+            "them or these, to find any class that a reference shows.",
         ),
     ] = None,
     class_id: ClassOption = None,
@@ -130,16 +133,24 @@ def fit(
     left_out = parse_parts(context, without or [])
     if method == "plm" and (reference is not None or without):
         context.fail("--reference and --without are for --method persam and persam-f.")
-    if method != "plm" and (epochs or max_minutes or no_pmm or resume):
+    if method == "vrp" and (reference is not None or without or no_pmm):
+        context.fail(
+            "--method vrp takes all images as references in turn, and has no parts and no Point "
+            "Matching Module: leave out --reference, --without and --no-pmm."
+        )
+    if classes is not None and (method != "vrp" or class_id is not None):
+        context.fail("--classes is for --method vrp, and takes the place of --class.")
+    if method.startswith("persam") and (epochs or max_minutes or no_pmm or resume):
         context.fail(
             f"--method {method} trains nothing step by step: --epochs, --max-minutes, --no-pmm and "
-            "--resume are for --method plm."
+            "--resume are for --method plm and vrp."
         )
     if method == "persam-f" and set(left_out) & {"cascade", "negative-point"}:
         context.fail(
             "--method persam-f has no negative point, and weighs the first of its cascade's "
             "answers: leave out another part, or take --method persam."
         )
+    several = None if classes is None else parse_classes(context, classes)
     config = FitConfig(
         method=method,
         seed=seed,
@@ -150,6 +161,35 @@ def fit(
     )
     name = data.resolve().stem if data.is_file() else data.resolve().name
     output = Path(f"{name}.safetensors") if output is None else output
+    if method == "vrp":
+        terminal = Terminal(quiet)
+        train_vrp(
+            terminal,
+            lambda: read_train_and_held_out(
+                terminal,
+                data,
+                val,
+                config.val_fraction,  # some are held out however few there are
+                class_id,
+                objects if classes is None else "instances",
+                images,
+                config,
+            ),
+            output,
+            VrpConfig(
+                seed=seed,
+                epochs=epochs,
+                max_minutes=max_minutes,
+                val_fraction=config.val_fraction,
+            ),
+            classes=several,
+            several=classes is not None,
+            checkpoint=checkpoint,
+            device=device,
+            resume=resume,
+            as_json=as_json,
+        )
+        return
     if method != "plm":
         with Terminal(quiet) as terminal:
             train, held = read_references(
@@ -172,20 +212,20 @@ def fit(
         return
     state = Path(f"{output}.resume")
 
-    with _explained_interruption(state), Terminal(quiet) as terminal:
+    with explained_interruption(state), Terminal(quiet) as terminal:
         train, held_out = read_train_and_held_out(
             terminal, data, val, val_fraction, class_id, objects, images, config
         )
         check_writable(output)
         if output.is_file():
             terminal.say(f"{output} exists; a better adapter than plain SAM replaces it.")
-        _say_where_to_start(terminal, state, resume)
+        say_where_to_start(terminal, state, resume)
         sam = open_sam(terminal, checkpoint, device)
         result = _train(terminal, train, held_out, sam, config, checkpoint, state, resume)
 
     kept = result.better or force
     path = output if kept else output.with_name(f"{output.stem}.rejected.safetensors")
-    with _explained_interruption(state):
+    with explained_interruption(state):
         result.adapter.save(path)
         state.unlink(missing_ok=True)
     if as_json:
@@ -196,15 +236,6 @@ def fit(
         explain_failure(result, path, output, kept)
     if not as_json:
         typer.echo(f"next: {next_command(path, held_out or train, checkpoint)}")
-
-
-def _say_where_to_start(terminal: Terminal, state: Path, resume: bool) -> None:
-    if resume and not state.is_file():
-        terminal.say(f"nothing to resume: there is no {state}; starting from the beginning")
-    elif resume:
-        terminal.say(f"going on from {state}")
-    elif state.is_file():
-        terminal.say(f"{state} is of an interrupted fit and will be replaced (--resume goes on)")
 
 
 def _train(
@@ -220,20 +251,6 @@ def _train(
     from samtune.embeddings import EmbeddingCache
     from samtune.training import fit
 
-    def show(progress: "FitProgress") -> None:
-        parts = []
-        if progress.loss is not None:
-            parts.append(f"loss {progress.loss:.2f}")
-        if progress.val_iou is not None:
-            parts.append(f"IoU {percent(progress.val_iou)} (SAM {percent(progress.base_iou)})")
-        terminal.show(
-            _PHASES[progress.phase],
-            progress.done,
-            progress.total,
-            ", ".join(parts),
-            progress.seconds_left,
-        )
-
     return fit(
         train,
         held_out,
@@ -243,20 +260,5 @@ def _train(
         checkpoint_name=Path(checkpoint).name,
         state_path=state,
         resume=resume,
-        on_progress=show,
+        on_progress=lambda progress: show_progress(terminal, progress),
     )
-
-
-@contextlib.contextmanager
-def _explained_interruption(state: Path) -> Iterator[None]:
-    """Say how to go on after Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        if state.is_file():
-            saved = datetime.fromtimestamp(state.stat().st_mtime).strftime("%H:%M:%S")
-            hint = f"the same command with --resume goes on from {saved} ({state})"
-        else:
-            hint = "training had nothing to save yet; images that were encoded stay in the cache"
-        typer.echo(f"Interrupted: {hint}.", err=True)
-        raise typer.Exit(130) from error

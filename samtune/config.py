@@ -7,8 +7,10 @@ tables behind these numbers are in benchmarks/README.md.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-MethodName = Literal["plm", "persam", "persam-f"]
+MethodName = Literal["plm", "persam", "persam-f", "vrp"]
 Part = Literal["background", "negative-point", "cascade", "guided-attention", "semantic-prompt"]
+Annotation = Literal["mask", "box", "scribble", "point"]  # of a reference
+ANNOTATIONS: tuple[Annotation, ...] = get_args(Annotation)
 PARTS: tuple[Part, ...] = get_args(Part)  # of persam, to leave out and see what each does
 
 
@@ -48,3 +50,28 @@ class FitConfig:
     validations: int = 10  # looks at the held-out objects during training
     patience: int = 8  # looks without progress after which training stops: late, because many tasks
     # fall back while the learning rate is high and end above where they were
+
+
+@dataclass(frozen=True)
+class VrpConfig:
+    """How the visual reference prompt encoder is trained. Kept in the adapter file."""
+
+    method: MethodName = "vrp"
+    seed: int = 0
+    epochs: int | None = None  # passes over the targets; None: `episodes` decides
+    episodes: int = 1500  # targets seen in training when `epochs` does not say
+    max_minutes: float | None = None  # stop training after so long, keeping the best
+    val_fraction: float = 0.2  # share of the images held out when no folder is given
+    queries: int = 50  # prompt tokens; Sun et al. 2024, section 3.2
+    batch_size: int = 2  # targets a step
+    learning_rate: float = 1e-3  # AdamW, cosine decay to 0; the paper's 1e-4 is for many more
+    weight_decay: float = 1e-6  # Sun et al. 2024, section 4.1
+    warmup_episodes: int = 100  # linear
+    most_references: int = 3  # in an episode; half of them have one
+    annotations: tuple[Annotation, ...] = ANNOTATIONS  # references have each of them equally often
+    cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
+    average: float = 0.99  # decay a step of the moving average of the weights that is kept
+    own_references: int = 16  # that an adapter of one class carries the digest of, at most
+    validations: int = 10  # looks at the held-out images during training
+    look_at: int = 30  # targets in each of them
+    patience: int = 8  # looks without progress after which training stops

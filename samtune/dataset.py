@@ -7,8 +7,8 @@ looking; where both are there, masks count.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,24 @@ class Dataset:
             skipped=(),
             reading=self.reading,
         )
+
+    def by_class(self, labels: Collection[int] | None = None) -> "Dataset":
+        """The data set with all of a class in an image as one object.
+
+        Args:
+            labels: objects' labels that are classes; images with none of them are left out. None
+                takes all objects for one class, whose label is 1.
+        """
+        merged: dict[tuple[int, int], list[DatasetObject]] = {}
+        for thing in self.objects:
+            if labels is None or thing.label in labels:
+                key = thing.image_index, 1 if labels is None else thing.label
+                merged.setdefault(key, []).append(thing)
+        things = tuple(
+            DatasetObject.of(np.any([one.mask() for one in members], axis=0), *key)
+            for key, members in sorted(merged.items())
+        )
+        return replace(self, objects=things).subset(sorted({image for image, _ in merged}))
 
     def fingerprint(self) -> str:
         """SHA-256 of the files' contents: the same whatever the files' names and order."""

@@ -21,6 +21,7 @@ from samtune.two_way import Guidance, two_way, two_way_on_image
 _PLAIN = 5.0  # logits beyond it, all around, are far from a boundary (benchmarks/README.md)
 _DIAGONAL = (0, 3)  # of 2×2, and of each again 2×2: with two, no boundary slips between them
 _OFF_DIAGONAL = (1, 2)
+_FEW = 16  # tokens; from here on upstream's own transformer, which projects all cells, is faster
 
 
 class FrozenDecoder(nn.Module):
@@ -44,6 +45,8 @@ class FrozenDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Run the two-way transformer on B prompts of I images, B / I consecutive ones each.
 
+        A few tokens go to the cells, as two_way.py says; for many the cells are projected.
+
         Args:
             image_embeddings: (I, C, h, w).
             image_pe: (1, C, h, w) the dense positional encoding.
@@ -59,8 +62,13 @@ class FrozenDecoder(nn.Module):
         if dense_prompt_embeddings.shape[0] > image_embeddings.shape[0]:
             repeats = dense_prompt_embeddings.shape[0] // image_embeddings.shape[0]
             image_embeddings = image_embeddings.repeat_interleave(repeats, dim=0)
-        cells, pe = cell_by_cell(image_embeddings + dense_prompt_embeddings), cell_by_cell(image_pe)
         prompt = self._with_outputs(sparse_prompt_embeddings)
+        if prompt.shape[1] > _FEW and guidance is None:
+            prompted = image_embeddings + dense_prompt_embeddings
+            prompted = prompted.repeat_interleave(len(prompt) // len(prompted), dim=0)
+            answer: tuple[Tensor, Tensor] = self.layers.transformer(prompted, image_pe, prompt)
+            return answer
+        cells, pe = cell_by_cell(image_embeddings + dense_prompt_embeddings), cell_by_cell(image_pe)
         return two_way(self.layers.transformer, prompt, cells, pe, guidance)
 
     def prepare(

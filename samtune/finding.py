@@ -5,13 +5,19 @@ is, and the answer is judged by its presence score. Places inside a mask that wa
 its holes, are left out from then on; of a whole and its part the first one found is kept. The
 search ends when enough objects are found, nothing is left to look at, or the answers are no longer
 accepted.
+
+Some adapters answer with all there is at once. Then that is the object, unless several are asked
+for: each connected part is one of them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.method import Search
+from samtune.parts import connected_parts
 from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
 from samtune.predictor import Prediction, Predictor
 from samtune.prompts import Prompt
@@ -27,7 +33,7 @@ class Found:
     """An object that was found.
 
     Attributes:
-        prompt: where it was looked for, in pixels of the image.
+        prompt: where it was looked for, in pixels of the image, or everywhere.
         prediction: the answer, with its presence, 0 to 1, as score.
     """
 
@@ -92,6 +98,9 @@ def find_objects(
     misses = 0
     while len(found) < max_objects and misses < _MISSES and (prompt := search.propose()):
         (answer,) = predictor.predict(embedding, [prompt], all_masks=all_masks, refine=refine)
+        if prompt.everything and max_objects > 1:
+            parts = connected_parts(answer, embedding, predictor.sam.image_size)
+            return _accepted(search, prompt, parts, max_objects)
         presence = search.presence(answer.mask)
         filled = _filled(answer.mask)
         search.suppress(filled)
@@ -103,6 +112,21 @@ def find_objects(
         misses = 0
         outlined.append(filled)
         found.append(Found(prompt, replace(answer, score=presence)))
+    return Finding(tuple(found), max(rejected, default=None))
+
+
+def _accepted(
+    search: Search, prompt: Prompt, parts: Iterable[Prediction], max_objects: int
+) -> Finding:
+    """The largest parts that are objects."""
+    found: list[Found] = []
+    rejected: list[float] = []
+    for part in parts:
+        presence = search.presence(part.mask)
+        if presence < ACCEPTED:
+            rejected.append(presence)
+        elif len(found) < max_objects:
+            found.append(Found(prompt, replace(part, score=presence)))
     return Finding(tuple(found), max(rejected, default=None))
 
 

@@ -11,7 +11,6 @@ negative loss): an object improves where it is nearly right, and the outputs kee
 scales. The weights that count are a moving average over the steps.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule, jitter, matching_loss
 from samtune.sam import Sam
 from samtune.selector import OutputSelector, best_of_three, mixture
+from samtune.steps import Stepwise
 from samtune.supervision import CellSample, Supervision, draw_prompts
 
 
@@ -51,8 +51,8 @@ class EncodedImages:
         return cells.to(self._sam.device, torch.float32).permute(0, 3, 1, 2)
 
 
-class Learner:
-    """The modules that learn, their optimizer, and the number of the next step.
+class Learner(Stepwise[nn.ModuleDict]):
+    """The modules that learn, step by step.
 
     Args:
         sam: the frozen model.
@@ -74,74 +74,35 @@ class Learner:
         first_offset: float,
     ) -> None:
         self.sam, self.config, self.images, self.objects = sam, config, images, objects
-        self.total, self.first_offset = total, first_offset
-        self.step = 0
-        self.losses: list[float] = []  # of the masks, a step
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.learned = _modules(config, first_offset)
-            self.average = _modules(config, first_offset)
-        self.average.load_state_dict(self.learned.state_dict())
-        self.learned.to(sam.device)
-        self.average.to(sam.device).requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.learned, config, first_offset),
+        self.first_offset = first_offset
+        super().__init__(
+            lambda: _modules(config, first_offset),
+            lambda modules: _parameter_groups(modules, config, first_offset),
+            seed=config.seed,
+            device=sam.device,
             weight_decay=config.weight_decay,
-            fused=True,
+            total=total,
+            batch_size=config.batch_size,
+            warmup=config.warmup_objects,
+            decay=config.average,
         )
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-
-    @property
-    def steps(self) -> int:
-        """How many steps it takes to see all of `total`."""
-        return -(-self.total // self.config.batch_size)
-
-    @property
-    def seen(self) -> int:
-        """How many objects the steps so far have seen."""
-        return min(self.step * self.config.batch_size, self.total)
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs, tensors and plain values."""
-        return {
-            "first_offset": self.first_offset,
-            "total": self.total,
-            "step": self.step,
-            "losses": self.losses,
-            "learned": self.learned.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state of a learner with the same arguments."""
-        self.total, self.step = state["total"], state["step"]
-        self.losses = list(state["losses"])
-        self.learned.load_state_dict(state["learned"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
     def train_step(self) -> None:
         """Learn from the next few objects."""
         config = self.config
         rng = np.random.default_rng([config.seed, 2, self.step])
         batch = [self.objects[index] for index in self.indices()]
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.schedule()
+        self.start_step()
         features = self.images.batch([one.image_index for one in batch])
         tokens = self._tokens(*draw_prompts(batch, config.click_share, rng))
         tokens, cells = self._attend(self.learned, tokens, features)
         samples = [one.sample_cells(config.cells, rng) for one in batch]
         masks, choice = self._mask_losses(tokens, cells, samples)
-        self.losses.append(float(masks.detach()))
         loss = masks + choice
         if config.pmm:
             loss = loss + config.pmm_weight * self._contour_loss(cells, batch, rng)
-        self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        self.optimizer.step()
-        self._move_average()
-        self.step += 1
+        self.end_step(float(masks.detach()))
 
     def _mask_losses(
         self, tokens: Tensor, cells: Tensor, samples: list[CellSample]
@@ -181,20 +142,6 @@ class Learner:
             )
             indices.append(int(order[place]))
         return indices
-
-    def schedule(self) -> float:
-        """The share of each learning rate in this step: linear warm-up, then a cosine to zero."""
-        warm = (self.step + 1) * self.config.batch_size / self.config.warmup_objects
-        return min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-
-    def _move_average(self) -> None:
-        # Early on the average must follow the weights, or it would still be their random start.
-        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for kept, value in zip(
-                self.average.parameters(), self.learned.parameters(), strict=True
-            ):
-                kept.lerp_(value, 1 - decay)
 
     @torch.inference_mode()
     def held_out_iou(self, held_out: Sequence[Supervision], *, plain: bool = False) -> float:

@@ -26,7 +26,7 @@ class MaskScores:
     """How good B objects' M masks are: each field (B, M).
 
     Attributes:
-        loss: 2.5 · focal + dice.
+        loss: 2.5 · focal + dice, where nothing else is asked for.
         iou: intersection over union of the thresholded logits, without gradient.
     """
 
@@ -34,13 +34,22 @@ class MaskScores:
     iou: Tensor
 
 
-def score_logits(logits: Tensor, target: Tensor, weight: Tensor) -> MaskScores:
+def score_logits(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    *,
+    focal_weight: float = FOCAL_WEIGHT,
+    focal_gamma: float = FOCAL_GAMMA,
+) -> MaskScores:
     """Compare mask logits with the target.
 
     Args:
         logits: (B, M, K, 16), the 4×4 logits of K cells of each object's image.
         target: (B, K, 16) share of each logit's area that is on the object, 0 to 1.
         weight: (B, K, 16) how many logits each one stands for; 0 leaves one out.
+        focal_weight: of the focal loss beside dice.
+        focal_gamma: with 0 it is the binary cross-entropy.
 
     Returns:
         Loss and IoU of each mask.
@@ -51,7 +60,7 @@ def score_logits(logits: Tensor, target: Tensor, weight: Tensor) -> MaskScores:
         logits, target.expand_as(logits), reduction="none"
     )
     right = probability * target + (1 - probability) * (1 - target)
-    focal = (1 - right) ** FOCAL_GAMMA * cross_entropy
+    focal = (1 - right) ** focal_gamma * cross_entropy if focal_gamma else cross_entropy
 
     def total(values: Tensor) -> Tensor:
         return (values * weight).sum(dim=(-2, -1))
@@ -59,7 +68,7 @@ def score_logits(logits: Tensor, target: Tensor, weight: Tensor) -> MaskScores:
     size = total(target)
     # One logit is added on both sides, so that a missed speck has a gradient and no division by 0.
     dice = 1 - (2 * total(probability * target) + 1) / (total(probability) + size + 1)
-    loss = FOCAL_WEIGHT * total(focal) / weight.sum(dim=(-2, -1)) + dice
+    loss = focal_weight * total(focal) / weight.sum(dim=(-2, -1)) + dice
     with torch.no_grad():
         on_mask, on_target = (logits > 0).float(), (target > 0.5).float()
         both = total(on_mask * on_target)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from samtune.pmm import PointMatchingModule
 from samtune.prompts import Prompt
+from samtune.reference_cells import Marked
 from samtune.sam import Embedding, Sam
 from samtune.selector import mixture
 
@@ -36,11 +37,13 @@ class Method(nn.Module):
 
     Attributes:
         finds: whether it finds objects without a prompt.
+        takes_references: whether annotated images say what to look for.
         exports: whether export.py can write it as a graph.
         pmm: refines contours, where it was trained.
     """
 
     finds: ClassVar[bool] = False
+    takes_references: ClassVar[bool] = False
     exports: ClassVar[bool] = False
     pmm: PointMatchingModule | None
 
@@ -55,6 +58,15 @@ class Method(nn.Module):
         Args:
             settings: those of the fit, from the file.
             names: the tensors in the file.
+        """
+        raise NotImplementedError
+
+    def with_references(self, sam: Sam, references: Sequence[Marked]) -> "Method":
+        """The same, looking for what is marked; only where `takes_references` is true.
+
+        Args:
+            sam: the frozen model.
+            references: annotated images, at least one.
         """
         raise NotImplementedError
 

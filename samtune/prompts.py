@@ -25,6 +25,8 @@ class Prompt:
         points: (N, 2) float32 xy in pixels of the original image; N may be 0 with a box.
         labels: (N,) int64, 1 on the object and 0 on the background.
         box: (4,) float32 x0, y0, x1, y1, or None.
+        everything: no point and no box, for adapters that know what to look for: all of it,
+            wherever it is.
 
     Raises:
         PromptError: a number is not finite, the box has no area, or nothing says where the
@@ -34,10 +36,15 @@ class Prompt:
     points: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     box: npt.NDArray[np.float32] | None = None
+    everything: bool = False
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] != 2:
             raise ValueError(f"points are (N, 2), not {self.points.shape}")
+        if self.everything:
+            if len(self.points) or self.box is not None:
+                raise ValueError("a prompt for everything has no point and no box")
+            return
         if self.labels.shape != (len(self.points),):
             raise PromptError(
                 f"{len(self.points)} points have {self.labels.size} labels: give one label a "
@@ -86,6 +93,11 @@ class Prompt:
             labels=np.array([1] * len(points) + [0] * len(negative_points), dtype=np.int64),
             box=None if box is None else np.array(box, dtype=np.float32),
         )
+
+    @classmethod
+    def of_everything(cls) -> "Prompt":
+        """Ask for all that there is of an adapter's kind of thing."""
+        return cls(np.empty((0, 2), np.float32), np.empty(0, np.int64), everything=True)
 
     def check_inside(self, size: tuple[int, int]) -> None:
         """Make sure that all of the prompt lies in an image.

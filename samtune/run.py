@@ -1,19 +1,19 @@
 """The course of a training: which start, how many steps, when to look, when to stop.
 
-A learner (learner.py) knows how to take a step. Here it is decided how far the first offsets of
-the PLM reach (the probe), when the held-out objects are looked at, which weights are the best so
+A learner (learner.py, vrp_learner.py) knows how to take a step. Here it is decided which of several
+starts goes on (the probe), when the held-out objects are looked at, which weights are the best so
 far, and what has to be kept to go on after an interruption.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from samtune.config import FitConfig
 from samtune.learner import EncodedImages, Learner
@@ -51,45 +51,97 @@ class Progress:
     seconds_left: float | None = None
 
 
-class TrainingRun:
+class Course(Protocol):
+    """The settings that any run needs, as config.py has them."""
+
+    @property
+    def batch_size(self) -> int:
+        """Objects a step."""
+
+    @property
+    def max_minutes(self) -> float | None:
+        """After which training stops."""
+
+    @property
+    def validations(self) -> int:
+        """Looks at the held-out objects."""
+
+    @property
+    def patience(self) -> int:
+        """Looks without progress after which training stops."""
+
+
+class StepByStep(Protocol):
+    """What any learner does. Whatever is random in a step depends on its number alone."""
+
+    step: int  # the next one's number
+    total: int  # objects in all steps
+    losses: list[float]
+
+    @property
+    def average(self) -> nn.Module:
+        """The weights that count."""
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+
+    @property
+    def seen(self) -> int:
+        """How many objects the steps so far have seen."""
+
+    def train_step(self) -> None:
+        """Take the next step."""
+
+    def held_out_iou(self, held_out: Sequence[Any]) -> float:
+        """Mean IoU of the averaged weights on some held-out objects."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
+LearnerT = TypeVar("LearnerT", bound=StepByStep)
+
+
+class Run(Generic[LearnerT]):
     """The course of one training: probe, steps, looks at the held-out objects, the best weights.
 
     Args:
-        sam: the frozen model.
         config: the settings.
-        images: the embeddings of all images that objects are in.
-        objects: what to learn from.
+        start: makes a learner, from one of the starts.
         held_out: what to look at in between; nothing keeps the weights of the end.
         total: how many objects all steps together will see.
+        starts: what to try on a few objects, the one to prefer first.
+        probe_objects: on how many, if there are several.
+        look_at: how many of the held-out objects, evenly; the end scores all of them.
     """
 
     def __init__(
         self,
-        sam: Sam,
-        config: FitConfig,
-        images: EncodedImages,
-        objects: list[Supervision],
-        held_out: list[Supervision],
+        config: Course,
+        start: Callable[[float], LearnerT],
+        held_out: Sequence[Any],
         total: int,
+        starts: Sequence[float] = (1.0,),
+        probe_objects: int = 0,
+        look_at: int = _LOOK_AT,
     ) -> None:
-        self.config = config
-        looked_at = np.linspace(0, len(held_out) - 1, min(len(held_out), _LOOK_AT)).round()
+        self.config, self.starts, self.probe_objects = config, starts, probe_objects
+        looked_at = np.linspace(0, len(held_out) - 1, min(len(held_out), look_at)).round()
         self.held_out = [held_out[int(index)] for index in looked_at]
         self.total = total
-        self.start = partial(Learner, sam, config, images, objects, total)
-        self.learner = self.start(max(config.first_offsets))
-        self.probed = len(config.first_offsets) == 1
+        self.start, self.started_from = start, starts[0]
+        self.learner = start(starts[0])
+        self.probed = len(starts) == 1
         self.seconds = 0.0  # spent in steps, those of the probe included
         self.trained = 0  # objects in those steps
         self.curve: list[tuple[int, float]] = []
         self.stopped = "finished"  # or "time", "no progress": one that is resumed stays stopped
         self.best_iou = -1.0
         self.best: dict[str, Tensor] = {}
-
-    @property
-    def first_offset(self) -> float:
-        """Of the start that goes on, once the probe has ended."""
-        return self.learner.first_offset
 
     @property
     def seen(self) -> int:
@@ -103,11 +155,9 @@ class TrainingRun:
 
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Train to the end; returns why it ended."""
-        base_iou = None
-        if self.held_out:
-            base_iou = self.learner.held_out_iou(self.held_out, plain=True)
+        base_iou = self.base_iou()
 
-        def tell(learner: Learner) -> None:
+        def tell(learner: LearnerT) -> None:
             on_progress(
                 Progress(
                     "train",
@@ -146,21 +196,15 @@ class TrainingRun:
             self._look()
         return self.stopped
 
-    def best_modules(self) -> PromptLearning:
-        """The modules with the kept weights."""
-        modules = self.learner.average
-        modules.load_state_dict(self.best)
-        selector = modules["selector"]
-        plm, pmm = (modules[name] if name in modules else None for name in ("plm", "pmm"))
-        assert plm is None or isinstance(plm, PromptLearningModule)
-        assert isinstance(selector, OutputSelector)
-        assert pmm is None or isinstance(pmm, PointMatchingModule)
-        return PromptLearning(plm, selector, pmm)
+    def base_iou(self) -> float | None:
+        """Plain SAM's IoU on the held-out objects that are looked at, where it has an answer."""
+        return None
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs; there is none before the probe has ended."""
         return {
             "learner": self.learner.state(),
+            "start": self.started_from,
             "seconds": self.seconds,
             "trained": self.trained,
             "curve": self.curve,
@@ -171,33 +215,34 @@ class TrainingRun:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self.learner = self.start(state["learner"]["first_offset"])
+        self.started_from = state["start"]
+        self.learner = self.start(self.started_from)
         self.learner.restore(state["learner"])
         self.probed = True
         self.curve = [(int(seen), float(iou)) for seen, iou in state["curve"]]
         for name in ("seconds", "trained", "best", "best_iou", "stopped"):
             setattr(self, name, state[name])
 
-    def _probe(self, tell: Callable[[Learner], None]) -> None:
-        """Start with each size of the first offset, and go on with the one that promises more.
+    def _probe(self, tell: Callable[[LearnerT], None]) -> None:
+        """Try each start, and go on with the one that promises more.
 
-        A small offset keeps what SAM already does and improves it; a large one leaves SAM's
-        answer and finds another. Which of them a task needs shows in what they have come to at
-        the end of the probe, not before: the large one starts from further away.
+        A small first offset of the PLM keeps what SAM already does and improves it; a large one
+        leaves SAM's answer and finds another. Which of them a task needs shows in what they have
+        come to at the end of the probe, not before: the large one starts from further away.
         """
         lowest = math.inf
-        for first_offset in sorted(self.config.first_offsets, reverse=True):
-            learner = self.start(first_offset)
-            steps = min(self.config.probe_objects // self.config.batch_size, learner.steps)
+        for start in self.starts:
+            learner = self.start(start)
+            steps = min(self.probe_objects // self.config.batch_size, learner.steps)
             for _ in range(steps):
                 self._step(learner)
                 tell(learner)
             loss = float(np.mean(learner.losses[-max(1, steps // 4) :]))
             if loss < lowest:
-                lowest, self.learner = loss, learner
+                lowest, self.learner, self.started_from = loss, learner, start
         self.probed = True
 
-    def _seconds_left(self, learner: Learner) -> float:
+    def _seconds_left(self, learner: LearnerT) -> float:
         seconds = (learner.total - learner.seen) / self.objects_per_second
         if self.config.max_minutes:
             seconds = min(seconds, max(60 * self.config.max_minutes - self.seconds, 0.0))
@@ -213,7 +258,7 @@ class TrainingRun:
             more = math.floor(SHARE_OF_TIME * max(left, 0.0) * self.objects_per_second)
             self.learner.total = min(self.learner.total, self.learner.seen + more)
 
-    def _step(self, learner: Learner) -> None:
+    def _step(self, learner: LearnerT) -> None:
         started = time.monotonic()
         learner.train_step()
         self.seconds += time.monotonic() - started
@@ -229,6 +274,57 @@ class TrainingRun:
             self.best_iou = score
         weights = self.learner.average.state_dict()
         self.best = {name: value.clone() for name, value in weights.items()}
+
+
+class TrainingRun(Run[Learner]):
+    """The course of a training of the PLM.
+
+    Args:
+        sam: the frozen model.
+        config: the settings.
+        images: the embeddings of all images that objects are in.
+        objects: what to learn from.
+        held_out: what to look at in between; nothing keeps the weights of the end.
+        total: how many objects all steps together will see.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        config: FitConfig,
+        images: EncodedImages,
+        objects: list[Supervision],
+        held_out: list[Supervision],
+        total: int,
+    ) -> None:
+        super().__init__(
+            config,
+            partial(Learner, sam, config, images, objects, total),
+            held_out,
+            total,
+            starts=sorted(config.first_offsets, reverse=True),
+            probe_objects=config.probe_objects,
+        )
+
+    @property
+    def first_offset(self) -> float:
+        """Of the start that goes on, once the probe has ended."""
+        return self.learner.first_offset
+
+    def base_iou(self) -> float | None:
+        """As Run's."""
+        return self.learner.held_out_iou(self.held_out, plain=True) if self.held_out else None
+
+    def best_modules(self) -> PromptLearning:
+        """The modules with the kept weights."""
+        modules = self.learner.average
+        modules.load_state_dict(self.best)
+        selector = modules["selector"]
+        plm, pmm = (modules[name] if name in modules else None for name in ("plm", "pmm"))
+        assert plm is None or isinstance(plm, PromptLearningModule)
+        assert isinstance(selector, OutputSelector)
+        assert pmm is None or isinstance(pmm, PointMatchingModule)
+        return PromptLearning(plm, selector, pmm)
 
 
 def _looks_since_best(curve: list[tuple[int, float]]) -> int:

@@ -148,6 +148,11 @@ class Supervision:
         target = self._blocks()[index].astype(np.float32) / np.float32(255)
         return CellSample(index, target, weight.astype(np.float32))
 
+    def cell_shares(self) -> NDArray[np.float32]:
+        """How much of each cell is on the object, (grid, grid)."""
+        shares: NDArray[np.float32] = self._blocks().mean(axis=1, dtype=np.float32) / 255
+        return shares.reshape(self.grid, self.grid)
+
     @cached_property
     def _strata(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Cells on and around the target's boundary, and all others, without the padding."""

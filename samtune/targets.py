@@ -53,8 +53,14 @@ class Trace:
         Returns:
             The cells; None if each object covers less than a tenth of any cell.
         """
-        cells = _inner_cells(embedding)
-        shares = [covered_share(mask, embedding) for mask in masks]
+        return cls.of_shares([covered_share(mask, embedding) for mask in masks], embedding)
+
+    @classmethod
+    def of_shares(
+        cls, shares: Sequence[NDArray[np.float32]], embedding: Embedding
+    ) -> "Trace | None":
+        """The same for objects whose share of each cell is known, (rows, columns)."""
+        cells = inner_cells(embedding)
         shares = [share for share in shares if share.max() >= LEAST_SHARE]
         if not shares:
             return None
@@ -118,7 +124,7 @@ class Direction:
         Returns:
             (rows, columns) float32: the grid's upper left part, without the padding.
         """
-        found: _Cells = _unit(_inner_cells(embedding)) @ self.vector - np.float32(self.offset)
+        found: _Cells = _unit(inner_cells(embedding)) @ self.vector - np.float32(self.offset)
         return found
 
 
@@ -165,7 +171,7 @@ def point_in_cell(cell: tuple[int, int], embedding: Embedding) -> tuple[float, f
     return x, y
 
 
-def _inner_cells(embedding: Embedding) -> _Cells:
+def inner_cells(embedding: Embedding) -> _Cells:
     """(rows, columns, 256) the cells whose centre lies in the image."""
     rows, columns = cells_inside(embedding)
     inner = embedding.features[:, :rows, :columns].permute(1, 2, 0)

@@ -99,7 +99,7 @@ def fit(
     """
     started = time.monotonic()
     pairs = [*train.pairs, *(() if val is None else val.pairs)]
-    keys = _encode(pairs, sam, cache, on_progress)
+    keys = encode_all(pairs, sam, cache, on_progress)
     images = EncodedImages(sam, cache, pairs, keys)
     encoded = time.monotonic()
     rng = np.random.default_rng([config.seed, 1])
@@ -232,7 +232,7 @@ def _with_scores(info: AdapterInfo, base: Scores, adapted: Scores) -> AdapterInf
     return replace(info, scores=scores, refine_helps=adapted.refined_iou > adapted.iou)
 
 
-def _encode(
+def encode_all(
     pairs: Sequence[Pair], sam: Sam, cache: EmbeddingCache, on_progress: Callable[[Progress], None]
 ) -> list[str]:
     """Make sure that every image's embedding is in the cache; return the keys."""

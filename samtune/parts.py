@@ -1,0 +1,54 @@
+"""A mask's connected parts, each an answer of its own.
+
+They are told apart on the logits' grid, where two parts are never neighbours: turning the other
+parts' logits round leaves every pixel of a part as it was.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+
+from samtune.predictor import Prediction
+from samtune.sam import Embedding
+from samtune.upscaling import upscale_masks
+
+
+def connected_parts(
+    prediction: Prediction, embedding: Embedding, image_size: int
+) -> Iterator[Prediction]:
+    """Take an answer apart, the largest part first.
+
+    Args:
+        prediction: the answer.
+        embedding: its image.
+        image_size: side of the model's padded square, pixels.
+
+    Yields:
+        The parts that have a pixel, without alternatives or contours: those are of the whole.
+    """
+    logits = prediction.low_res_logits
+    number, numbered, statistics, _ = cv2.connectedComponentsWithStats(
+        (logits > 0).astype(np.uint8), connectivity=8
+    )
+    by_size = np.argsort(-statistics[1:, cv2.CC_STAT_AREA], kind="stable") + 1
+    for part in by_size[: number - 1].tolist():
+        alone = np.where((numbered == part) | (logits <= 0), logits, -logits)
+        mask = upscale_masks(
+            torch.from_numpy(alone)[None, None],
+            image_size,
+            embedding.input_size,
+            embedding.original_size,
+        )[0, 0]
+        if mask.any():
+            yield replace(
+                prediction,
+                mask=mask,
+                low_res_logits=alone,
+                alternatives=prediction.alternatives[:0],
+                alternative_scores=prediction.alternative_scores[:0],
+                alternative_logits=prediction.alternative_logits[:0],
+                contours=None,
+            )

@@ -1,0 +1,177 @@
+"""The method "vrp": whatever is annotated in a reference image is found in others, without clicks.
+
+Sun et al. 2024 (https://arxiv.org/abs/2402.17726); the network is in vrp.py. The guess where the
+object is comes from Fisher's discriminant between the references' cells (targets.py) in place of
+the paper's largest cosine, which is hardly ever on the object with MobileSAM's embedding.
+
+Of references only their digest is kept: queries, a prototype and two directions. An adapter that
+was trained on one kind of thing carries one; other references are digested when they are given.
+The answer is a mask of everything of that kind; a click or a box is an additional prompt.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from samtune.errors import AdapterError
+from samtune.location_prior import LocationPrior
+from samtune.method import Method
+from samtune.prompts import Prompt
+from samtune.reference_cells import Marked
+from samtune.sam import Embedding, Sam
+from samtune.targets import Direction, Trace, cells_inside, inner_cells
+from samtune.vrp import QUERIES, WIDTH, CellsAndMask, Digest, VisualReferencePrompts
+
+
+class ReferencePrompting(Method):
+    """The encoder, and what it knows of its references.
+
+    Args:
+        encoder: the network.
+        own: whether it is going to carry references.
+    """
+
+    finds: ClassVar[bool] = True
+    takes_references: ClassVar[bool] = True
+
+    def __init__(self, encoder: VisualReferencePrompts, *, own: bool = False) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.references = _Known(len(encoder.queries)) if own else None
+
+    @classmethod
+    def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
+        """As Method's; with references if the file has them."""
+        own = any(name.startswith("references.") for name in names)
+        return cls(VisualReferencePrompts(int(settings.get("queries", QUERIES))), own=own)
+
+    def with_references(self, sam: Sam, references: Sequence[Marked]) -> "ReferencePrompting":
+        """As Method's: the same encoder with other references."""
+        other = ReferencePrompting(self.encoder, own=True).to(sam.device)
+        assert other.references is not None
+        where, what = fit_directions(references)
+        with torch.inference_mode():
+            digest = self.encoder.digest([marked_cells(sam, one) for one in references])
+        other.references.fill(digest, where, what)
+        return other.requires_grad_(False).eval()
+
+    def attend(
+        self, sam: Sam, embedding: Embedding, prompts: Sequence[Prompt]
+    ) -> tuple[Tensor, Tensor]:
+        """As Method's: the references' tokens, and those of points and boxes if there are any."""
+        known = self._known
+        guess = first_guess(known.direction(0), embedding)
+        tokens = self.encoder(known.digest, cells_and_mask(sam, embedding, guess))
+        tokens = tokens.expand(len(prompts), -1, -1)
+        if not prompts[0].everything:
+            asked = sam.encode_prompts(list(prompts), embedding.original_size)
+            tokens = torch.cat([tokens, asked], dim=1)
+        features = sam.image_cells(embedding).features
+        return sam.decoder.attend(features, sam.image_pe, tokens, sam.no_mask)
+
+    def mix(self, estimates: Tensor) -> Tensor:
+        """As Method's: SAM's single mask."""
+        return single_mask(estimates)
+
+    def search(self, embedding: Embedding) -> "Everything":
+        """As Method's: all of it at once."""
+        where, what = (self._known.direction(row).likeness(embedding) for row in (0, 1))
+        return Everything(LocationPrior(where, what, embedding, negative=False))
+
+    @property
+    def _known(self) -> "_Known":
+        if self.references is None:
+            raise AdapterError(
+                "the adapter was trained on several kinds of things and carries no reference: say "
+                "what to look for, --reference IMAGE --reference-mask MASK."
+            )
+        return self.references
+
+
+class Everything:
+    """A search (method.Search) that asks once, for all there is.
+
+    Args:
+        prior: where the object is likely; tells whether an answer is on it.
+    """
+
+    def __init__(self, prior: LocationPrior) -> None:
+        self.presence = prior.presence
+        self._asked = False
+
+    def propose(self) -> Prompt | None:
+        """Everything, the first time."""
+        if self._asked:
+            return None
+        self._asked = True
+        return Prompt.of_everything()
+
+    def suppress(self, mask: NDArray[np.bool_]) -> None:
+        """There is no second look."""
+
+
+class _Known(nn.Module):
+    """What is kept of references, as tensors of the adapter file."""
+
+    tokens: Tensor
+    prototype: Tensor
+    directions: Tensor
+    offsets: Tensor
+
+    def __init__(self, queries: int) -> None:
+        super().__init__()
+        self.register_buffer("tokens", torch.zeros(queries, WIDTH))
+        self.register_buffer("prototype", torch.zeros(WIDTH))
+        self.register_buffer("directions", torch.zeros(2, WIDTH))
+        self.register_buffer("offsets", torch.zeros(2))
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(self.tokens, self.prototype)
+
+    def direction(self, row: int) -> Direction:
+        return Direction(self.directions[row].cpu().numpy(), float(self.offsets[row]))
+
+    def fill(self, digest: Digest, where: Direction, what: Direction) -> None:
+        self.tokens.copy_(digest.tokens)
+        self.prototype.copy_(digest.prototype)
+        self.directions.copy_(torch.from_numpy(np.stack([where.vector, what.vector])))
+        self.offsets.copy_(torch.tensor([where.offset, what.offset]))
+
+
+def single_mask(like: Tensor) -> Tensor:
+    """Of the four outputs, the one for prompts that are clear; (..., 4) as `like`."""
+    return like.new_tensor([1.0, 0.0, 0.0, 0.0]).expand_as(like)
+
+
+def fit_directions(references: Sequence[Marked]) -> tuple[Direction, Direction]:
+    """Where to look for what is marked, and what tells whether something is that (targets.py)."""
+    traces = [Trace.of_shares([one.share], one.embedding) for one in references]
+    known = [trace for trace in traces if trace is not None]
+    assert len(known) == len(references)
+    where, what = (Direction.fit(known, background=b, peak=False) for b in (True, False))
+    return where, what
+
+
+def first_guess(where: Direction, embedding: Embedding) -> NDArray[np.float32]:
+    """How likely each cell of a target is the object, (rows, columns), 0 to 1."""
+    return where.likeness(embedding).clip(0, 1)
+
+
+def marked_cells(sam: Sam, reference: Marked) -> CellsAndMask:
+    """A reference's cells as the encoder takes them."""
+    return cells_and_mask(sam, reference.embedding, reference.share)
+
+
+def cells_and_mask(sam: Sam, embedding: Embedding, share: NDArray[np.float32]) -> CellsAndMask:
+    """An image's cells as the encoder takes them, with (rows, columns) of each one's share."""
+    rows, columns = cells_inside(embedding)
+    features = torch.from_numpy(inner_cells(embedding)).flatten(0, 1).to(sam.device)
+    pe = sam.image_pe[0, :, :rows, :columns].permute(1, 2, 0).flatten(0, 1)
+    mask = torch.from_numpy(share.reshape(-1)).to(sam.device)
+    return CellsAndMask(F.layer_norm(features, features.shape[-1:]), pe, mask)

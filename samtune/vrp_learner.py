@@ -1,0 +1,181 @@
+"""The training of the visual reference prompt encoder, one step at a time.
+
+An episode is a target image and a few references of the same class, annotated as a user might
+(Sun et al. 2024, https://arxiv.org/abs/2402.17726, section 3.4): the encoder learns to follow
+references, not a class. Embeddings come from the cache. Everything random in a step is drawn from
+the seed and the step's number alone (run.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samtune.config import VrpConfig
+from samtune.learner import EncodedImages
+from samtune.losses import MaskScores, score_logits
+from samtune.prompts import Prompt
+from samtune.reference_cells import Marked, draw_annotation, share_of_target, vanishes
+from samtune.reference_prompting import (
+    ReferencePrompting,
+    cells_and_mask,
+    first_guess,
+    fit_directions,
+    marked_cells,
+    single_mask,
+)
+from samtune.sam import Embedding, Sam
+from samtune.steps import Stepwise
+from samtune.supervision import Supervision
+from samtune.vrp import VisualReferencePrompts
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """All of a class in an image.
+
+    Attributes:
+        label: the class.
+        supervision: what is known of it.
+    """
+
+    label: int
+    supervision: Supervision
+
+
+class VrpLearner(Stepwise[VisualReferencePrompts]):
+    """The encoder, step by step.
+
+    Args:
+        sam: the frozen model.
+        config: the settings.
+        images: the embeddings of all images.
+        targets: what to learn from; at least one class is in two images. None vanishes in the
+            grid.
+        total: how many targets all steps together will see.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        config: VrpConfig,
+        images: EncodedImages,
+        targets: Sequence[Target],
+        total: int,
+    ) -> None:
+        self.sam, self.config, self.images = sam, config, images
+        self.classes: dict[int, list[Supervision]] = {}
+        for one in targets:
+            self.classes.setdefault(one.label, []).append(one.supervision)
+        super().__init__(
+            lambda: VisualReferencePrompts(config.queries),
+            lambda network: [{"params": network.parameters(), "lr": config.learning_rate}],
+            seed=config.seed,
+            device=sam.device,
+            weight_decay=config.weight_decay,
+            total=total,
+            batch_size=config.batch_size,
+            warmup=config.warmup_episodes,
+            decay=config.average,
+        )
+
+    def train_step(self) -> None:
+        """Learn from the next few episodes, one after another."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, 2, self.step])
+        self.start_step()
+        count = min(config.batch_size, self.total - self.step * config.batch_size)
+        losses = []
+        for _ in range(count):
+            target, references = self.draw_episode(rng)
+            loss = self._scores(self._answer(target, references), target, rng).loss.mean()
+            torch.autograd.backward(loss / count)
+            losses.append(float(loss.detach()))
+        self.end_step(float(np.mean(losses)))
+
+    def draw_episode(self, rng: np.random.Generator) -> tuple[Supervision, list[Marked]]:
+        """A target, and references of the same class in other images; each class as often."""
+        several = [members for members in self.classes.values() if len(members) > 1]
+        members = several[int(rng.integers(len(several)))]
+        count = 1 if rng.integers(2) else int(rng.integers(1, self.config.most_references + 1))
+        chosen = rng.permutation(len(members))[: 1 + count].tolist()
+        references = []
+        for index in chosen[1:]:
+            one = members[index]
+            embedding = self._embedding(one)
+            kind = self.config.annotations[int(rng.integers(len(self.config.annotations)))]
+            share = draw_annotation(one, embedding, kind, rng)
+            if vanishes(share):
+                share = share_of_target(one, embedding)
+            references.append(Marked(embedding, share))
+        return members[chosen[0]], references
+
+    def references(self, label: int) -> list[Marked]:
+        """The references that an adapter of a class has by itself: masks, evenly from all."""
+        members = self.classes[label]
+        most = min(len(members), self.config.own_references)
+        evenly = np.linspace(0, len(members) - 1, most).round().astype(int).tolist()
+        marked = []
+        for index in evenly:
+            embedding = self._embedding(members[index])
+            marked.append(Marked(embedding, share_of_target(members[index], embedding)))
+        return marked
+
+    def method(self, label: int | None) -> ReferencePrompting:
+        """The averaged weights as a method, with a class's own references, or without any."""
+        learned = ReferencePrompting(self.average)
+        if label is None:
+            return learned
+        return learned.with_references(self.sam, self.references(label))
+
+    @torch.inference_mode()
+    def held_out_iou(self, held_out: Sequence[Target]) -> float:
+        """Mean IoU without clicks on the logits' grid, with each class's own references."""
+        learned = {label: self.method(label) for label in sorted({one.label for one in held_out})}
+        every = np.random.default_rng(0)  # draws nothing when all cells are taken
+        scores = []
+        for one in held_out:
+            target = one.supervision
+            embedding = self._embedding(target)
+            both = learned[one.label].attend(self.sam, embedding, [Prompt.of_everything()])
+            scores.append(float(self._scores(both, target, every, target.grid**2).iou))
+        return float(np.mean(scores))
+
+    def base_iou(self, held_out: Sequence[Target]) -> None:
+        """Plain SAM has no answer without a click."""
+        return
+
+    def _answer(self, target: Supervision, references: list[Marked]) -> tuple[Tensor, Tensor]:
+        """Tokens and cells of the decoder, with gradient."""
+        sam, embedding = self.sam, self._embedding(target)
+        where, _ = fit_directions(references)
+        digest = self.learned.digest([marked_cells(sam, one) for one in references])
+        guessed = cells_and_mask(sam, embedding, first_guess(where, embedding))
+        prompt: Tensor = self.learned(digest, guessed)
+        features = embedding.features[None]
+        return sam.decoder.attend(features, sam.image_pe, prompt[None], sam.no_mask)
+
+    def _scores(
+        self,
+        answer: tuple[Tensor, Tensor],
+        target: Supervision,
+        rng: np.random.Generator,
+        count: int | None = None,
+    ) -> MaskScores:
+        """Decode some of the target's cells and compare them: BCE and dice, as in the paper."""
+        tokens, cells = answer
+        sample = target.sample_cells(count or self.config.cells, rng)
+        index, aim, weight = (
+            torch.from_numpy(array)[None].to(cells.device)
+            for array in (sample.index, sample.target, sample.weight)
+        )
+        chosen = cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1]))
+        mixing = single_mask(tokens[:, :1, :4])
+        logits = self.sam.decoder.mask_blocks(tokens, chosen, mixing)
+        return score_logits(logits, aim, weight, focal_weight=1.0, focal_gamma=0)
+
+    def _embedding(self, one: Supervision) -> Embedding:
+        """The target's image in the input frame, where its clicks and its box are."""
+        return Embedding(self.images.batch([one.image_index])[0], one.frame, one.frame)
