@@ -85,6 +85,16 @@ class AdapterInfo:
         """Whether it finds objects without a prompt."""
         return METHODS[self.method].finds
 
+    @property
+    def takes_references(self) -> bool:
+        """Whether annotated images say what to look for."""
+        return METHODS[self.method].takes_references
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether they have to, because it carries none."""
+        return self.takes_references and not self.data.get("references")
+
 
 @dataclass(frozen=True, eq=False)
 class Adapter:

@@ -6,11 +6,11 @@ image does wrong does not keep the others from being done.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
@@ -22,6 +22,18 @@ from samtune.cli_formats import (
     class_labels,
     open_segment_writers,
 )
+from samtune.cli_references import (
+    ReferenceBoxOption,
+    ReferenceClassOption,
+    ReferenceMaskOption,
+    ReferenceOption,
+    ReferencePointOption,
+    ReferenceScribbleOption,
+    check_references,
+    parse_references,
+    read_references,
+    referring,
+)
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -29,9 +41,9 @@ from samtune.console import (
     JsonOption,
     QuietOption,
     Terminal,
-    check_adapters,
     check_writable,
     open_sam,
+    parsed,
     print_json,
     show_error,
 )
@@ -41,10 +53,10 @@ from samtune.shards import Shard
 if TYPE_CHECKING:
     from samtune.predictor import Predictor
     from samtune.prompts import Prompt
+    from samtune.reference_cells import Marked
     from samtune.results import Names
     from samtune.sam import Sam
 
-Parsed = TypeVar("Parsed")
 Refining = Literal["no", "where it helps", "always"]
 
 
@@ -103,6 +115,12 @@ def segment(
             help="What fit wrote; repeat to compare. Plain SAM without.",
         ),
     ] = None,
+    references: ReferenceOption = None,
+    reference_masks: ReferenceMaskOption = None,
+    reference_class: ReferenceClassOption = None,
+    reference_points: ReferencePointOption = None,
+    reference_boxes: ReferenceBoxOption = None,
+    reference_scribbles: ReferenceScribbleOption = None,
     refine: Annotated[
         bool, typer.Option("--refine", help="Move contours onto the boundary, where that helps.")
     ] = False,
@@ -149,14 +167,24 @@ def segment(
 ) -> None:
     """Segment objects at points or in boxes, or those that an adapter finds by itself.
 
-    Adapters of --method persam need no prompt; a point or a box that is given to them takes the
-    place of what they would have looked at.
+    Adapters of --method persam and vrp need no prompt. A point or a box takes the place of what
+    those of persam would have looked at; to those of vrp, which answer with all there is of what
+    their references show, it is an additional prompt.
 
     Points and boxes are in an image's own pixels, as an image viewer shows them. Writes
     IMAGE.mask.png for each image, IMAGE.1.mask.png and so on where there are several;
     --format has others.
     """
     images = images or []
+    shown = parse_references(
+        context,
+        references or [],
+        reference_masks or [],
+        reference_class,
+        reference_points or [],
+        reference_boxes or [],
+        reference_scribbles or [],
+    )
     if prompts is None:
         if not (points or negative_points or boxes):
             _check_finding(context, adapters or [])
@@ -173,7 +201,7 @@ def segment(
     if refining != "no" and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
     given = _given_prompts(points or [], negative_points or [], boxes or [])
-    part = _parsed("--shard", Shard.parse, [shard])[0]
+    part = parsed("--shard", Shard.parse, [shard])[0]
 
     chosen = chosen_formats(context, formats or ["png"])
     labels = class_labels(context, adapters or [], label)
@@ -181,10 +209,11 @@ def segment(
     lines = None if prompts is None else open_lines(prompts)
     check_writable(output / "mask.png")
     names, writers = open_segment_writers(chosen, output, images, labels, overwrite, quiet, part)
-    check_adapters(adapters or [])
+    check_references(context, adapters or [], shown)
     with Terminal(quiet) as terminal:
         sam = open_sam(terminal, checkpoint, device)
-        make = partial(_open_source, terminal, sam, refining, every_cell="npz" in chosen)
+        marked = read_references(shown, sam)
+        make = partial(_open_source, terminal, sam, marked, refining, every_cell="npz" in chosen)
         paths: list[Path | None] = [*adapters] if adapters else [None]
         sources = [make(path, label) for path, label in zip(paths, labels, strict=True)]
     with Segmenter(
@@ -226,7 +255,7 @@ def _check_finding(context: typer.Context, adapters: list[Path]) -> None:
         if not read_info(path).finds:
             context.fail(
                 f"{path} answers prompts: say what to segment, --point X,Y or --box X0,Y0,X1,Y1 "
-                "(or --prompts). Adapters of --method persam find objects by themselves."
+                "(or --prompts). Adapters of --method persam and vrp find objects by themselves."
             )
 
 
@@ -237,22 +266,14 @@ def _given_prompts(
     from samtune.prompt_text import parse_box, parse_point
     from samtune.prompts import Prompt
 
-    on_object = _parsed("--point", parse_point, points)
-    on_background = _parsed("--negative-point", parse_point, negative_points)
-    corners = _parsed("--box", parse_box, boxes)
+    on_object = parsed("--point", parse_point, points)
+    on_background = parsed("--negative-point", parse_point, negative_points)
+    corners = parsed("--box", parse_box, boxes)
     if not (on_object or on_background or corners):
         return []
     if not corners:
         return [Prompt.of(on_object, on_background)]
     return [Prompt.of(on_object, on_background, box) for box in corners]
-
-
-def _parsed(option: str, parse: Callable[[str], Parsed], texts: list[str]) -> list[Parsed]:
-    """What an option's texts mean; wrong usage of that option where one means nothing."""
-    try:
-        return [parse(text) for text in texts]
-    except PromptError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def open_lines(name: str) -> BinaryIO:
@@ -274,6 +295,7 @@ def open_lines(name: str) -> BinaryIO:
 def _open_source(
     terminal: Terminal,
     sam: "Sam",
+    references: list["Marked"],
     refining: Refining,
     path: Path | None,
     label: str,
@@ -286,7 +308,8 @@ def _open_source(
 
     if path is None:
         return Source(None, Predictor(sam, every_cell=every_cell), refine=False, label=label)
-    predictor = Predictor(sam, Adapter.load(path, sam), every_cell=every_cell)
+    adapter = referring(Adapter.load(path, sam), references, sam)
+    predictor = Predictor(sam, adapter, every_cell=every_cell)
     refine = refining != "no" and shall_refine(terminal, path, predictor, refining == "always")
     return Source(path, predictor, refine, label)
 

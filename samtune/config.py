@@ -67,7 +67,9 @@ class VrpConfig:
     learning_rate: float = 1e-3  # AdamW, cosine decay to 0; the paper's 1e-4 is for many more
     weight_decay: float = 1e-6  # Sun et al. 2024, section 4.1
     warmup_episodes: int = 100  # linear
-    most_references: int = 3  # in an episode; half of them have one
+    references: tuple[int, ...] = (1, 2, 4)  # in an episode, each as often
+    seen_cells: int = 1024  # of all references together, and of the target, looked at in a step
+    first_size: float = 0.1  # of the learned tokens at the start, beside a normed one's
     annotations: tuple[Annotation, ...] = ANNOTATIONS  # references have each of them equally often
     cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
     average: float = 0.99  # decay a step of the moving average of the weights that is kept

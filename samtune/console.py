@@ -7,15 +7,15 @@ a line and nothing else. Nothing here imports torch, numpy or rich before a comm
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
-from samtune.errors import OutputError, SamtuneError
+from samtune.errors import OutputError, PromptError, SamtuneError
 from samtune.files import atomic_write
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from samtune.sam import Sam
 
 DEFAULT_CHECKPOINT = "mobile_sam"
+Parsed = TypeVar("Parsed")
 _NAMED_SKIPPED = 5  # files left out are named up to here, then counted
 _LINE_EVERY = 20.0  # seconds between lines of progress where there is no terminal
 
@@ -93,6 +94,14 @@ def show_error(error: Exception) -> None:
 def print_json(value: dict[str, Any]) -> None:
     """Print one line of JSON, at once: a program may be waiting for it."""
     typer.echo(json.dumps(value, allow_nan=False))
+
+
+def parsed(option: str, parse: Callable[[str], Parsed], texts: list[str]) -> list[Parsed]:
+    """What an option's texts mean; wrong usage of that option where one means nothing."""
+    try:
+        return [parse(text) for text in texts]
+    except PromptError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 class Terminal:

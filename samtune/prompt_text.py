@@ -53,6 +53,24 @@ def parse_box(text: str) -> Box:
     return x0, y0, x1, y1
 
 
+def parse_scribble(text: str) -> tuple[tuple[float, float], ...]:
+    """Read a line through several points from the shell.
+
+    Raises:
+        PromptError: not two points or more, with spaces between them.
+
+    Example:
+        >>> parse_scribble("120,340 160,352.5")
+        ((120.0, 340.0), (160.0, 352.5))
+    """
+    points = tuple(parse_point(part) for part in text.split())
+    if len(points) < 2:
+        raise PromptError(
+            f"a scribble is two points or more, for example '120,340 160,352', not {text!r}."
+        )
+    return points
+
+
 def parse_prompt_line(text: str) -> PromptLine:
     """Read one line of a prompts file.
 

@@ -24,8 +24,10 @@ from samtune.method import Method
 from samtune.prompts import Prompt
 from samtune.reference_cells import Marked
 from samtune.sam import Embedding, Sam
-from samtune.targets import Direction, Trace, cells_inside, inner_cells
+from samtune.targets import Direction, Trace, cells_inside, inner_cells, point_in_cell
 from samtune.vrp import QUERIES, WIDTH, CellsAndMask, Digest, VisualReferencePrompts
+
+_SUREST, _STEEPNESS, _HALFWAY = 10.0, 16.0, 0.5  # of the mask prompt's logits over likeness
 
 
 class ReferencePrompting(Method):
@@ -65,14 +67,13 @@ class ReferencePrompting(Method):
     ) -> tuple[Tensor, Tensor]:
         """As Method's: the references' tokens, and those of points and boxes if there are any."""
         known = self._known
-        guess = first_guess(known.direction(0), embedding)
-        tokens = self.encoder(known.digest, cells_and_mask(sam, embedding, guess))
-        tokens = tokens.expand(len(prompts), -1, -1)
-        if not prompts[0].everything:
-            asked = sam.encode_prompts(list(prompts), embedding.original_size)
-            tokens = torch.cat([tokens, asked], dim=1)
+        likeness = known.direction(0).likeness(embedding)
+        learned = self.encoder(known.digest, target_cells(sam, embedding, likeness))
+        asked = [likely_place(likeness, embedding)] if prompts[0].everything else prompts
+        own = sam.encode_prompts(list(asked), embedding.original_size)
+        tokens = torch.cat([own, learned.expand(len(prompts), -1, -1)], dim=1)
         features = sam.image_cells(embedding).features
-        return sam.decoder.attend(features, sam.image_pe, tokens, sam.no_mask)
+        return sam.decoder.attend(features, sam.image_pe, tokens, likely_mask(sam, likeness))
 
     def mix(self, estimates: Tensor) -> Tensor:
         """As Method's: SAM's single mask."""
@@ -158,9 +159,25 @@ def fit_directions(references: Sequence[Marked]) -> tuple[Direction, Direction]:
     return where, what
 
 
-def first_guess(where: Direction, embedding: Embedding) -> NDArray[np.float32]:
-    """How likely each cell of a target is the object, (rows, columns), 0 to 1."""
-    return where.likeness(embedding).clip(0, 1)
+def likely_place(likeness: NDArray[np.float32], embedding: Embedding) -> Prompt:
+    """A point in the cell that is most like the references' object."""
+    row, column = divmod(int(likeness.argmax()), likeness.shape[1])
+    return Prompt.of([point_in_cell((row, column), embedding)])
+
+
+def likely_mask(sam: Sam, likeness: NDArray[np.float32]) -> Tensor:
+    """Likeness as a mask prompt: (1, 256, h, w) dense embeddings."""
+    rows, columns = likeness.shape
+    logits = torch.full(sam.image_pe.shape[-2:], -_SUREST)
+    steep = torch.from_numpy(likeness - _HALFWAY) * _STEEPNESS
+    logits[:rows, :columns] = steep.clamp(-_SUREST, _SUREST)
+    enlarged = F.interpolate(logits[None, None], scale_factor=4, mode="bilinear")
+    return sam.encode_masks(enlarged.to(sam.device))
+
+
+def target_cells(sam: Sam, embedding: Embedding, likeness: NDArray[np.float32]) -> CellsAndMask:
+    """A target's cells as the encoder takes them, with the guess where the object is."""
+    return cells_and_mask(sam, embedding, likeness.clip(0, 1))
 
 
 def marked_cells(sam: Sam, reference: Marked) -> CellsAndMask:
@@ -174,4 +191,5 @@ def cells_and_mask(sam: Sam, embedding: Embedding, share: NDArray[np.float32]) -
     features = torch.from_numpy(inner_cells(embedding)).flatten(0, 1).to(sam.device)
     pe = sam.image_pe[0, :, :rows, :columns].permute(1, 2, 0).flatten(0, 1)
     mask = torch.from_numpy(share.reshape(-1)).to(sam.device)
-    return CellsAndMask(F.layer_norm(features, features.shape[-1:]), pe, mask)
+    normed = F.layer_norm(features, features.shape[-1:])
+    return CellsAndMask(normed, pe, mask, torch.ones_like(mask))

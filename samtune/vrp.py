@@ -34,11 +34,13 @@ class CellsAndMask:
         features: (N, C), each normed.
         pe: (N, C) positional encoding.
         share: (N,) 0 to 1, how much of the object is in a cell: known, or guessed.
+        stands_for: (N,) how many cells each one stands for; 1 where none is left out.
     """
 
     features: Tensor
     pe: Tensor
     share: Tensor
+    stands_for: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +63,16 @@ class VisualReferencePrompts(nn.Module):
         queries: Q, how many tokens.
         width: C, channels of cells and tokens.
         heads: of each attention.
+        first_size: of the tokens at the start, as a share of a normed one's.
     """
 
-    def __init__(self, queries: int = QUERIES, width: int = WIDTH, heads: int = HEADS) -> None:
+    def __init__(
+        self,
+        queries: int = QUERIES,
+        width: int = WIDTH,
+        heads: int = HEADS,
+        first_size: float = 1.0,
+    ) -> None:
         super().__init__()
         self.augment = nn.Linear(2 * width + 1, width)
         self.queries = nn.Parameter(torch.randn(queries, width))
@@ -71,15 +80,17 @@ class VisualReferencePrompts(nn.Module):
         self.among_themselves = _Step(width, heads)
         self.to_target = _Step(width, heads)
         self.at_the_end = _Step(width, heads)
+        nn.init.constant_(self.at_the_end.norm.weight, first_size)
 
     def digest(self, references: Sequence[CellsAndMask]) -> Digest:
         """Look at the references, at least one, each with something annotated."""
         prototype = torch.stack(
-            [one.share @ one.features / one.share.sum() for one in references]
+            [(w := one.share * one.stands_for) @ one.features / w.sum() for one in references]
         ).mean(dim=0)
         memory = torch.cat([self._augmented(one, prototype) for one in references])
         keys = memory + torch.cat([one.pe for one in references])
-        tokens = self.to_references(self.queries, keys, memory)
+        stands_for = torch.cat([one.stands_for for one in references])
+        tokens = self.to_references(self.queries, keys, memory, stands_for)
         return Digest(self.among_themselves(tokens, tokens, tokens), prototype)
 
     def forward(self, digest: Digest, target: CellsAndMask) -> Tensor:
@@ -93,7 +104,7 @@ class VisualReferencePrompts(nn.Module):
             (Q, C) sparse prompt embeddings.
         """
         located = self._augmented(target, digest.prototype) + target.pe
-        tokens = self.to_target(digest.tokens, located, located)
+        tokens = self.to_target(digest.tokens, located, located, target.stands_for)
         prompt: Tensor = self.at_the_end(tokens, tokens, tokens)
         return prompt
 
@@ -115,7 +126,12 @@ class _Step(nn.Module):
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        taken, _ = self.attention(tokens[None], keys[None], values[None], need_weights=False)
-        moved: Tensor = self.norm(tokens + taken[0])
+    def forward(
+        self, tokens: Tensor, keys: Tensor, values: Tensor, stands_for: Tensor | None = None
+    ) -> Tensor:
+        mask = None
+        if stands_for is not None:  # a key that stands for two has twice the weight
+            mask = stands_for.log().expand(len(tokens), -1)
+        taken, _ = self.attention(tokens, keys, values, need_weights=False, attn_mask=mask)
+        moved: Tensor = self.norm(tokens + taken)
         return moved

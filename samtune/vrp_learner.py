@@ -20,16 +20,18 @@ from samtune.prompts import Prompt
 from samtune.reference_cells import Marked, draw_annotation, share_of_target, vanishes
 from samtune.reference_prompting import (
     ReferencePrompting,
-    cells_and_mask,
-    first_guess,
     fit_directions,
+    likely_mask,
+    likely_place,
     marked_cells,
     single_mask,
+    target_cells,
 )
 from samtune.sam import Embedding, Sam
 from samtune.steps import Stepwise
 from samtune.supervision import Supervision
-from samtune.vrp import VisualReferencePrompts
+from samtune.targets import LEAST_SHARE
+from samtune.vrp import CellsAndMask, VisualReferencePrompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
         for one in targets:
             self.classes.setdefault(one.label, []).append(one.supervision)
         super().__init__(
-            lambda: VisualReferencePrompts(config.queries),
+            lambda: VisualReferencePrompts(config.queries, first_size=config.first_size),
             lambda network: [{"params": network.parameters(), "lr": config.learning_rate}],
             seed=config.seed,
             device=sam.device,
@@ -90,7 +92,7 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
         losses = []
         for _ in range(count):
             target, references = self.draw_episode(rng)
-            loss = self._scores(self._answer(target, references), target, rng).loss.mean()
+            loss = self._scores(self._answer(target, references, rng), target, rng).loss.mean()
             torch.autograd.backward(loss / count)
             losses.append(float(loss.detach()))
         self.end_step(float(np.mean(losses)))
@@ -99,7 +101,7 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
         """A target, and references of the same class in other images; each class as often."""
         several = [members for members in self.classes.values() if len(members) > 1]
         members = several[int(rng.integers(len(several)))]
-        count = 1 if rng.integers(2) else int(rng.integers(1, self.config.most_references + 1))
+        count = int(rng.choice(self.config.references))
         chosen = rng.permutation(len(members))[: 1 + count].tolist()
         references = []
         for index in chosen[1:]:
@@ -147,15 +149,26 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
         """Plain SAM has no answer without a click."""
         return
 
-    def _answer(self, target: Supervision, references: list[Marked]) -> tuple[Tensor, Tensor]:
+    def _answer(
+        self, target: Supervision, references: list[Marked], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Tokens and cells of the decoder, with gradient."""
         sam, embedding = self.sam, self._embedding(target)
         where, _ = fit_directions(references)
-        digest = self.learned.digest([marked_cells(sam, one) for one in references])
-        guessed = cells_and_mask(sam, embedding, first_guess(where, embedding))
-        prompt: Tensor = self.learned(digest, guessed)
-        features = embedding.features[None]
-        return sam.decoder.attend(features, sam.image_pe, prompt[None], sam.no_mask)
+        likeness = where.likeness(embedding)
+        seen = self.config.seen_cells
+        digest = self.learned.digest(
+            [_thinned(marked_cells(sam, one), seen // len(references), rng) for one in references]
+        )
+        cells = _thinned(target_cells(sam, embedding, likeness), seen, rng)
+        learned: Tensor = self.learned(digest, cells)
+        asked = sam.encode_prompts([likely_place(likeness, embedding)], embedding.original_size)
+        return sam.decoder.attend(
+            embedding.features[None],
+            sam.image_pe,
+            torch.cat([asked, learned[None]], dim=1),
+            likely_mask(sam, likeness),
+        )
 
     def _scores(
         self,
@@ -179,3 +192,23 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
     def _embedding(self, one: Supervision) -> Embedding:
         """The target's image in the input frame, where its clicks and its box are."""
         return Embedding(self.images.batch([one.image_index])[0], one.frame, one.frame)
+
+
+def _thinned(cells: CellsAndMask, count: int, rng: np.random.Generator) -> CellsAndMask:
+    """Some of the cells, up to half of them on the object, each standing for more."""
+    marked = cells.share.cpu().numpy() >= LEAST_SHARE
+    on, off = np.flatnonzero(marked), np.flatnonzero(~marked)
+    most_on = max(count // 2, count - len(off))
+    drawn = [
+        one if len(one) <= most else rng.choice(one, most, replace=False)
+        for one, most in ((on, most_on), (off, count - min(len(on), most_on)))
+    ]
+    counts = [len(one) / max(len(some), 1) for one, some in zip((on, off), drawn, strict=True)]
+    index = torch.from_numpy(np.concatenate(drawn)).to(cells.share.device)
+    stands_for = np.repeat(np.array(counts, np.float32), [len(one) for one in drawn])
+    return CellsAndMask(
+        cells.features[index],
+        cells.pe[index],
+        cells.share[index],
+        torch.from_numpy(stands_for).to(cells.share),
+    )
