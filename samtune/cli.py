@@ -97,6 +97,10 @@ def info(
     rows = [["method", about.method], ["written by", f"samtune {about.samtune_version}"]]
     rows.append(["size", file_size(file)])
     rows.append(["finds objects", "without a prompt" if about.finds else "at a prompt"])
+    if about.takes_references:
+        own = about.data.get("references")
+        told = f"{own} of its own" if own else "none of its own: they are given with --reference"
+        rows.append(["references", told])
     rows.append(["base", f"{about.base.checkpoint} ({about.base.encoder} image encoder)"])
     for part, title in (("train", "trained on"), ("val", "held out")):
         images, objects = data.get(f"{part}_images"), data.get(f"{part}_objects")

@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samtune.cli_references import (
+    ReferenceBoxOption,
+    ReferenceClassOption,
+    ReferenceMaskOption,
+    ReferenceOption,
+    ReferencePointOption,
+    ReferenceScribbleOption,
+    check_references,
+    parse_references,
+    read_references,
+    referring,
+)
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -18,7 +30,6 @@ from samtune.console import (
     ObjectsOption,
     QuietOption,
     Terminal,
-    check_adapters,
     check_writable,
     count,
     open_sam,
@@ -40,6 +51,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Images and masks, as for fit.")],
     adapters: Annotated[
         list[Path] | None,
@@ -61,6 +73,12 @@ def evaluate(
             help="For adapters that find objects: look for up to so many in an image.",
         ),
     ] = 1,
+    references: ReferenceOption = None,
+    reference_masks: ReferenceMaskOption = None,
+    reference_class: ReferenceClassOption = None,
+    reference_points: ReferencePointOption = None,
+    reference_boxes: ReferenceBoxOption = None,
+    reference_scribbles: ReferenceScribbleOption = None,
     class_id: ClassOption = None,
     objects: ObjectsOption = None,
     images: ImagesOption = None,
@@ -79,7 +97,16 @@ def evaluate(
     from samtune.stages import Stages
 
     paths = adapters or []
-    check_adapters(paths)
+    shown = parse_references(
+        context,
+        references or [],
+        reference_masks or [],
+        reference_class,
+        reference_points or [],
+        reference_boxes or [],
+        reference_scribbles or [],
+    )
+    check_references(context, paths, shown)
     files = None if report is None else (report / "report.html", report / "report.json")
     for file in files or ():
         check_writable(file)
@@ -89,7 +116,8 @@ def evaluate(
             dataset = read_data(terminal, data, class_id, objects, images)
         with stages.measure("loading the model"):
             sam = open_sam(terminal, checkpoint, device)
-            adapted = [Adapter.load(path, sam) for path in paths]
+            marked = read_references(shown, sam)
+            adapted = [referring(Adapter.load(path, sam), marked, sam) for path in paths]
         predictors = [Predictor(sam), *(Predictor(sam, adapter) for adapter in adapted)]
         if files is None:
             base, *scored = evaluate(

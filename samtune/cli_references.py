@@ -23,7 +23,11 @@ ReferenceOption = Annotated[
 ]
 ReferenceMaskOption = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="Its mask, of the same size: all that is not 0 is meant."),
+    typer.Option(
+        "--reference-mask",
+        metavar="FILE",
+        help="Its mask, of the same size: all that is not 0 is meant.",
+    ),
 ]
 ReferenceClassOption = Annotated[
     int | None,
@@ -31,14 +35,18 @@ ReferenceClassOption = Annotated[
 ]
 ReferencePointOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="X,Y", help="Or a pixel on it; repeat to say it better."),
+    typer.Option(
+        "--reference-point", metavar="X,Y", help="Or a pixel on it; repeat to say it better."
+    ),
 ]
 ReferenceBoxOption = Annotated[
-    list[str] | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Or a box round it.")
+    list[str] | None,
+    typer.Option("--reference-box", metavar="X0,Y0,X1,Y1", help="Or a box round it."),
 ]
 ReferenceScribbleOption = Annotated[
     list[str] | None,
     typer.Option(
+        "--reference-scribble",
         metavar='"X,Y X,Y ..."',
         help="Or a line across it. Several references have one annotation each, in the same order.",
     ),

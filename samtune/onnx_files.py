@@ -37,8 +37,9 @@ def check_exportable(sam: Sam, adapter: Adapter) -> None:
     """
     if not adapter.learned.exports:
         raise ExportError(
-            f"an adapter of {adapter.info.method} cannot be exported: it answers by decoding three "
-            "times, which SAM's ONNX signature has no room for. Adapters of --method plm can be."
+            f"an adapter of {adapter.info.method} cannot be exported: it finds objects by itself "
+            "before it decodes, and SAM's ONNX signature has no room for that. Adapters of "
+            "--method plm can be."
         )
     weights = sum(p.numel() * p.element_size() for p in sam.image_encoder.parameters())
     if weights > _LARGEST_ENCODER:

@@ -1,8 +1,11 @@
 """The method "vrp": whatever is annotated in a reference image is found in others, without clicks.
 
-Sun et al. 2024 (https://arxiv.org/abs/2402.17726); the network is in vrp.py. The guess where the
-object is comes from Fisher's discriminant between the references' cells (targets.py) in place of
-the paper's largest cosine, which is hardly ever on the object with MobileSAM's embedding.
+Sun et al. 2024 (https://arxiv.org/abs/2402.17726); the network is in vrp.py. The first guess where
+the object is comes from Fisher's discriminant between the references' cells (targets.py) in place
+of the paper's largest cosine, which is hardly ever on the object with MobileSAM's embedding. The
+decoder is given that guess as well, in its own words: a point at its most likely place and a mask
+prompt. The learned tokens start small beside them, and training starts from an answer instead of
+from noise, which is what makes a few hundred episodes on a CPU enough (benchmarks/README.md).
 
 Of references only their digest is kept: queries, a prototype and two directions. An adapter that
 was trained on one kind of thing carries one; other references are digested when they are given.
@@ -27,6 +30,7 @@ from samtune.sam import Embedding, Sam
 from samtune.targets import Direction, Trace, cells_inside, inner_cells, point_in_cell
 from samtune.vrp import QUERIES, WIDTH, CellsAndMask, Digest, VisualReferencePrompts
 
+_MOST_QUERIES = 1000  # that a file may ask for
 _SUREST, _STEEPNESS, _HALFWAY = 10.0, 16.0, 0.5  # of the mask prompt's logits over likeness
 
 
@@ -49,8 +53,11 @@ class ReferencePrompting(Method):
     @classmethod
     def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
         """As Method's; with references if the file has them."""
+        queries = settings.get("queries", QUERIES)
+        if not isinstance(queries, int) or not 1 <= queries <= _MOST_QUERIES:
+            raise ValueError(f"{queries!r:.20} queries")
         own = any(name.startswith("references.") for name in names)
-        return cls(VisualReferencePrompts(int(settings.get("queries", QUERIES))), own=own)
+        return cls(VisualReferencePrompts(queries), own=own)
 
     def with_references(self, sam: Sam, references: Sequence[Marked]) -> "ReferencePrompting":
         """As Method's: the same encoder with other references."""
@@ -88,8 +95,8 @@ class ReferencePrompting(Method):
     def _known(self) -> "_Known":
         if self.references is None:
             raise AdapterError(
-                "the adapter was trained on several kinds of things and carries no reference: say "
-                "what to look for, --reference IMAGE --reference-mask MASK."
+                "the adapter was trained on several classes and carries no reference: segment and "
+                "evaluate can be told what to look for, --reference IMAGE --reference-mask FILE."
             )
         return self.references
 

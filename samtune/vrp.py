@@ -74,7 +74,7 @@ class VisualReferencePrompts(nn.Module):
         first_size: float = 1.0,
     ) -> None:
         super().__init__()
-        self.augment = nn.Linear(2 * width + 1, width)
+        self.augment = nn.Linear(2 * width + 1, width, bias=False)
         self.queries = nn.Parameter(torch.randn(queries, width))
         self.to_references = _Step(width, heads)
         self.among_themselves = _Step(width, heads)
@@ -113,7 +113,7 @@ class VisualReferencePrompts(nn.Module):
         width = len(prototype)
         weight = self.augment.weight
         of_cell, of_prototype, of_mask = weight[:, :width], weight[:, width:-1], weight[:, -1]
-        shared = F.linear(prototype, of_prototype, self.augment.bias)
+        shared = of_prototype @ prototype
         marked = _EMPHASIS * cells.share[:, None] * of_mask
         return F.relu(F.linear(cells.features, of_cell) + shared + marked)
 

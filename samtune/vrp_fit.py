@@ -7,6 +7,7 @@ digest of references of its own.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -93,11 +94,19 @@ def fit_vrp(
     images = EncodedImages(sam, cache, [*train.pairs, *val.pairs], keys)
     encoded = time.monotonic()
     rng = np.random.default_rng([config.seed, 1])
-    targets, left_out = _targets(train, sam, rng)
+    there = supervised_targets(train, sam, rng)
+    targets = _learnable(train, there)
     classes = sorted({one.label for one in targets})
-    held_out = [one for one in _targets(val, sam, rng, len(train.pairs))[0] if one.label in classes]
+    held_out = [
+        one
+        for one in supervised_targets(val, sam, rng, first=len(train.pairs))
+        if one.label in classes
+    ]
     if not held_out:
-        raise DatasetError(f"nothing of what is learned is held out in {val.folder}: hold out more")
+        raise DatasetError(
+            f"nothing that is learned of {train.folder} is held out: hold out other images "
+            "(--val, --val-fraction), or learn other classes."
+        )
     total = config.episodes if config.epochs is None else config.epochs * len(targets)
     run = Run(
         config,
@@ -146,7 +155,7 @@ def fit_vrp(
         adapter=Adapter(info, learner.method(own)),
         base=base,
         found={label: scores for label, (scores, _) in found.items()},
-        left_out=left_out,
+        left_out=len(train.objects) - len(there),
         episodes_per_second=run.objects_per_second,
         seconds={
             "encode": encoded - started,
@@ -158,25 +167,35 @@ def fit_vrp(
     )
 
 
-def _targets(
+def supervised_targets(
     dataset: Dataset, sam: Sam, rng: np.random.Generator, first: int = 0
-) -> tuple[list[Target], int]:
-    """What leaves a trace in the grid, and how many do not; images are counted from `first`."""
+) -> list[Target]:
+    """What a data set's objects teach, but for those that leave no trace in the grid.
+
+    Args:
+        dataset: all of a class in an image is one object.
+        sam: the frozen model.
+        rng: draws clicks.
+        first: number of its first image.
+    """
     supervised = supervise(dataset.objects, sam.image_size, rng)
-    targets = [
+    return [
         Target(thing.label, replace(one, image_index=one.image_index + first))
         for thing, one in zip(dataset.objects, supervised, strict=True)
         if one.cell_shares().max() >= LEAST_SHARE
     ]
-    labels = [one.label for one in targets]
-    kept = [one for one in targets if first or labels.count(one.label) > 1]
+
+
+def _learnable(dataset: Dataset, targets: list[Target]) -> list[Target]:
+    """Those of classes in two images or more: one is the reference, another the target."""
+    images = Counter(one.label for one in targets)
+    kept = [one for one in targets if images[one.label] > 1]
     if not kept:
         raise DatasetError(
-            f"{dataset.folder} has no class in two images to learn from, of {len(supervised)} "
-            "objects in all: one image is the reference, another the target. Add images, or take "
-            "--method persam, for which one is enough."
+            f"{dataset.folder} has no class in two images to train on, one as the reference of the "
+            "other: add images, or take --method persam, for which one is enough."
         )
-    return kept, len(supervised) - len(targets)
+    return kept
 
 
 def _score(

@@ -281,6 +281,24 @@ def test_a_subset_is_numbered_anew_with_its_own_objects(tmp_path):
     assert part.fingerprint() == dataset.subset([1, 3]).fingerprint()
 
 
+def test_by_class_all_of_a_class_in_an_image_is_one_object(tmp_path):
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice([0, 1, 2, 5], (24, 32)).astype(np.uint8) for _ in range(3)]
+    drawn[1][drawn[1] == 5] = 0
+    for number, labels in enumerate(drawn):
+        save(tmp_path / "images" / f"{number}.png", photo(number, (24, 32)))
+        save(tmp_path / "masks" / f"{number}.png", labels)
+    dataset = load_dataset(tmp_path, objects="instances")
+    whole = dataset.by_class()
+    assert [(thing.image_index, thing.label) for thing in whole.objects] == [(0, 1), (1, 1), (2, 1)]
+    for thing, labels in zip(whole.objects, drawn, strict=True):
+        assert (thing.mask() == (labels > 0)).all()
+    some = dataset.by_class([5])
+    assert [pair.image.name for pair in some.pairs] == ["0.png", "2.png"]
+    assert [(thing.image_index, thing.label) for thing in some.objects] == [(0, 5), (1, 5)]
+    assert (some.objects[1].mask() == (drawn[2] == 5)).all()
+
+
 def test_an_image_is_in_a_subset_once(tmp_path):
     dataset = load_dataset(healthy(tmp_path, 2))
     with pytest.raises(ValueError, match="once"):

@@ -9,6 +9,8 @@ from decoding import Decoded, decode
 from upstream import difference, modeling, sharpen
 
 from samtune.decoder import FrozenDecoder
+from samtune.image_cells import cell_by_cell
+from samtune.two_way import two_way
 
 HEIGHT, WIDTH, CHANNELS = 6, 9, 256  # cells; not square, so that exchanged axes show
 
@@ -48,7 +50,7 @@ def assert_same(decoded, expected):
     assert difference(decoded.image_features, features) <= 1e-4
 
 
-@pytest.mark.parametrize(("prompts", "tokens"), [(1, 1), (1, 2), (5, 3)])
+@pytest.mark.parametrize(("prompts", "tokens"), [(1, 1), (1, 2), (5, 3), (2, 30)])
 def test_prompts_on_one_image_are_decoded_as_upstream(upstream_decoder, draw, prompts, tokens):
     image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     sparse, no_mask = draw(prompts, tokens, CHANNELS), draw(1, CHANNELS, 1, 1)
@@ -277,3 +279,21 @@ def test_predicted_iou_can_be_had_without_decoding_a_mask(upstream_decoder, draw
     tokens, _ = decoder.attend(image, pe, sparse, no_mask)
     whole = decode(decoder, image, pe, sparse, no_mask).iou_predictions
     assert torch.equal(decoder.predict_iou(tokens), whole)
+
+
+def test_many_tokens_have_the_cells_projected_and_get_the_same_gradient(upstream_decoder, draw):
+    images, pe = draw(2, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    no_mask, direction = draw(1, CHANNELS, 1, 1), draw(2, 35, CHANNELS)
+    sparse = draw(2, 30, CHANNELS).requires_grad_()
+    decoder = FrozenDecoder(upstream_decoder)
+    tokens, cells = decoder.attend(images, pe, sparse, no_mask)
+    prompt = decoder._with_outputs(sparse)
+    transformer, features = upstream_decoder.transformer, cell_by_cell(images + no_mask)
+    folded_tokens, folded_cells = two_way(transformer, prompt, features, cell_by_cell(pe))
+    assert difference(tokens.detach(), folded_tokens.detach()) <= 1e-4
+    assert difference(cells.detach(), folded_cells.detach()) <= 1e-4
+    (found,) = torch.autograd.grad((tokens * direction).sum() + cells.square().sum(), sparse)
+    (folded,) = torch.autograd.grad(
+        (folded_tokens * direction).sum() + folded_cells.square().sum(), sparse
+    )
+    assert difference(found, folded) <= 1e-2

@@ -9,8 +9,11 @@ from samtune.finding import find_objects
 from samtune.found_scores import matched_ious
 from samtune.persam import Persam
 from samtune.predictor import Prediction, Predictor
+from samtune.reference_prompting import ReferencePrompting
 from samtune.sam import Embedding
 from samtune.targets import Direction
+from samtune.upscaling import upscale_masks
+from samtune.vrp import VisualReferencePrompts
 
 SIZE = (128, 128)  # 8×8 cells of 16 px
 NO_LOGITS = np.zeros((0, 32, 32), np.float32)
@@ -138,3 +141,56 @@ def test_found_masks_are_matched_one_to_one_and_the_best_pair_first():
 def test_a_mask_over_two_objects_counts_for_one():
     both = square(0, 0, 1, 3)
     assert matched_ious([both], [square(0, 0, 1, 2), square(0, 2)]) == [2 / 3, 0.0]
+
+
+class AllAtOnce(Predictor):
+    """Answers with one mask of two parts, on the grid of 32×32 logits."""
+
+    def predict(self, embedding, prompts, *, all_masks=False, refine=False):
+        (prompt,) = prompts
+        assert prompt.everything
+        logits = np.full((32, 32), -4.0, np.float32)
+        logits[4:8, 4:12] = logits[20:28, 16:28] = 4
+        mask = upscale_masks(torch.from_numpy(logits)[None, None], 128, SIZE, SIZE)[0, 0]
+        return [Prediction(mask, 0.9, logits, NO_LOGITS, NO_LOGITS, NO_LOGITS)]
+
+
+@pytest.fixture
+def all_at_once(tiny_sam):
+    """A predictor whose likeness is 1 in some cells and 0 elsewhere."""
+
+    def make(*places):
+        cells = np.zeros((256, 8, 8), np.float32)
+        cells[1] = 1.0
+        for row, column in places:
+            cells[:2, row, column] = 1.0, 0.0
+        learned = ReferencePrompting(VisualReferencePrompts(queries=1), own=True)
+        learned.references.directions[:, 0] = 1.0
+        adapter = Adapter(AdapterInfo("vrp", Base.of(tiny_sam, "tiny")), learned)
+        return AllAtOnce(tiny_sam, adapter), Embedding(torch.from_numpy(cells), SIZE, SIZE)
+
+    return make
+
+
+UPPER = [(1, column) for column in (1, 2)]
+LOWER = [(row, column) for row in (5, 6) for column in (4, 5, 6)]
+
+
+def test_an_answer_with_everything_is_one_object_unless_several_are_asked_for(all_at_once):
+    looking = all_at_once(*UPPER, *LOWER)
+    (both,) = find_objects(*looking).objects
+    assert both.prompt.everything
+    assert both.prediction.score > 0.7
+    lower, upper = masks(find_objects(*looking, max_objects=5))  # the larger one first
+    assert (lower | upper == both.prediction.mask).all()
+    assert lower[80:112, 64:112].mean() > 0.9
+    assert upper[16:32, 16:48].mean() > 0.9
+
+
+def test_parts_that_are_not_like_the_reference_are_no_objects(all_at_once):
+    (upper,) = masks(find_objects(*all_at_once(*UPPER), max_objects=5))
+    assert upper[16:32, 16:48].mean() > 0.9
+    assert not upper[64:].any()
+    nothing = find_objects(*all_at_once(), max_objects=5)
+    assert nothing.objects == ()
+    assert "nothing is like the reference: presence 0." in nothing.reason

@@ -92,3 +92,13 @@ def test_sampled_cells_estimate_the_loss_and_the_iou_of_the_whole_image():
     assert drawn.std(axis=0).min() > 0.01  # it is a sample
     assert loss == pytest.approx(dense_loss, rel=0.01)
     assert iou == pytest.approx(dense_iou, rel=0.01)
+
+
+def test_without_gamma_the_focal_loss_is_the_binary_cross_entropy():
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(0, 3, (1, 1, 5, 16)), rng.random((1, 5, 16))
+    arrays = [torch.from_numpy(one) for one in (logits, target, np.ones((1, 5, 16)))]
+    both = float(score_logits(*arrays, focal_weight=1.5, focal_gamma=0).loss)
+    dice_alone = float(score_logits(*arrays, focal_weight=0.0).loss)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(arrays[0][:, 0], arrays[1])
+    assert both - dice_alone == pytest.approx(1.5 * float(expected))

@@ -257,3 +257,13 @@ def test_a_jittered_box_is_off_by_the_share_asked_for_and_not_beyond_twice_that(
 def test_an_empty_mask_is_the_callers_bug(draw):
     with pytest.raises(ValueError, match="no pixel"):
         draw(np.zeros((4, 6), dtype=bool))
+
+
+def test_a_prompt_for_everything_has_no_place_and_is_inside_of_any_image():
+    prompt = Prompt.of_everything()
+    assert prompt.everything
+    assert (prompt.points.shape, prompt.labels.shape, prompt.box) == ((0, 2), (0,), None)
+    prompt.check_inside((1, 1))
+    with pytest.raises(ValueError, match="no point"):
+        Prompt(np.zeros((1, 2), np.float32), np.ones(1, np.int64), everything=True)
+    assert not Prompt.of([(1, 2)]).everything
