@@ -33,10 +33,12 @@ class Marked:
         embedding: the image.
         share: (rows, columns) float32, 0 to 1, how much of each cell is annotated; not all 0. The
             padding has no part in it.
+        sparse: whether only some of the object is annotated, by points or scribbles.
     """
 
     embedding: Embedding
     share: Share
+    sparse: bool = False
 
 
 def share_of_points(points: NDArray[np.float32], embedding: Embedding) -> Share:

@@ -60,7 +60,27 @@ class ReferencePrompting(Method):
         return cls(VisualReferencePrompts(queries), own=own)
 
     def with_references(self, sam: Sam, references: Sequence[Marked]) -> "ReferencePrompting":
-        """As Method's: the same encoder with other references."""
+        """As Method's: the same encoder with other references.
+
+        What is annotated by points or scribbles alone is completed first: a few cells tell little
+        of where else such a thing is (benchmarks/README.md).
+        """
+        whole = [self._completed(sam, one) if one.sparse else one for one in references]
+        return self._with(sam, whole)
+
+    def _completed(self, sam: Sam, reference: Marked) -> Marked:
+        """A reference with the answer to its own annotation as annotation."""
+        decoder, embedding = sam.decoder, reference.embedding
+        with torch.inference_mode():
+            learned = self._with(sam, [reference])
+            tokens, cells = learned.attend(sam, embedding, [Prompt.of_everything()])
+            blocks = decoder.mask_blocks(tokens, cells, single_mask(tokens[:, :1, :4]))
+        rows, columns = reference.share.shape
+        on_it = (blocks[0, 0] > 0).float().mean(dim=-1).view(embedding.features.shape[-2:])
+        answered = on_it[:rows, :columns].cpu().numpy()
+        return Marked(embedding, np.maximum(answered, reference.share))
+
+    def _with(self, sam: Sam, references: Sequence[Marked]) -> "ReferencePrompting":
         other = ReferencePrompting(self.encoder, own=True).to(sam.device)
         assert other.references is not None
         where, what = fit_directions(references)

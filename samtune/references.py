@@ -69,7 +69,7 @@ class Reference:
                 f"{embedding.features.shape[-1]}×{embedding.features.shape[-1]} cells and vanishes "
                 "there: crop the image around the object, and its mask alike, or give a point."
             )
-        return Marked(embedding, share)
+        return Marked(embedding, share, sparse=not (self.masks or self.boxes))
 
     def _shares(self, embedding: Embedding) -> Iterator[Share]:
         for path in self.masks:

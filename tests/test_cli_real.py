@@ -124,3 +124,19 @@ def test_one_reference_finds_such_a_thing_elsewhere_and_nothing_where_there_is_n
     assert np.mean(scores) > 0.8
     assert nothing["mask"] is None
     assert "nothing is like the reference" in nothing["reason"]
+
+
+def test_a_reference_instead_of_a_click_on_the_real_weights(mobile_sam_path, toy_dataset, tmp_path):
+    words = ["fit", toy_dataset, "--method", "vrp", "--epochs", 1, "-o", "toy.safetensors"]
+    summary = json.loads(samtune_command(*words, "--json", folder=tmp_path).stdout)
+    assert summary["found_iou"] > 0.6
+
+    image, mask = toy_dataset / "images" / "7.png", toy_dataset / "masks" / "7.png"
+    target = np.asarray(Image.open(mask)) > 0
+    other = np.asarray(Image.open(toy_dataset / "masks" / "1.png")) > 0
+    x, y = center_point(other).points[0]
+    words = ["segment", image, "--adapter", "toy.safetensors", "--json", "-o", "shown"]
+    words += ["--reference", toy_dataset / "images" / "1.png", "--reference-point", f"{x:g},{y:g}"]
+    answer = json.loads(samtune_command(*words, folder=tmp_path).stdout)
+    found = np.asarray(Image.open(tmp_path / answer["mask"])) > 0
+    assert (found & target).sum() / (found | target).sum() > 0.5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from samtune.adapter import Adapter
+from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.config import VrpConfig
 from samtune.dataset import load_dataset, split
 from samtune.embeddings import EmbeddingCache
@@ -16,7 +16,9 @@ from samtune.images import read_image
 from samtune.learner import EncodedImages
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt
+from samtune.reference_cells import Marked, share_of_points
 from samtune.reference_prompting import ReferencePrompting, marked_cells
+from samtune.targets import covered_share
 from samtune.vrp import VisualReferencePrompts
 from samtune.vrp_fit import fit_vrp, supervised_targets
 from samtune.vrp_learner import Target, VrpLearner, _thinned
@@ -195,6 +197,28 @@ def test_references_decide_what_is_answered(start):
     torch.testing.assert_close(both, prompts[2], atol=1e-4, rtol=1e-3)
     assert not torch.allclose(prompts[0], prompts[1], atol=1e-2)
     assert learned.references is None  # the others are beside it
+
+
+def test_what_points_annotate_is_completed_by_the_answer_to_them(start, tiny_sam):
+    learned = start(total=2).method(None)
+    photo = np.full((96, 128, 3), 60, np.uint8)
+    photo[20:70, 30:90] = (240, 200, 40)
+    embedding = tiny_sam.encode_image(photo)
+    share = share_of_points(np.array([[50, 40]], np.float32), embedding)
+    marked = Marked(embedding, share)
+    adapter = Adapter(
+        AdapterInfo("vrp", Base.of(tiny_sam, "tiny")), learned.with_references(tiny_sam, [marked])
+    )
+    predictor = Predictor(tiny_sam, adapter)
+    (answer,) = predictor.predict(embedding, [Prompt.of_everything()])
+    whole = Marked(embedding, np.maximum(covered_share(answer.mask, embedding), share))
+    assert not np.allclose(whole.share, share, atol=0.2)
+    expected, found, as_it_is = (
+        learned.with_references(tiny_sam, [one]).references.prototype
+        for one in (whole, replace(marked, sparse=True), marked)
+    )
+    near = float((found - expected).norm() / (as_it_is - expected).norm())
+    assert near < 0.2  # the one is shared out to cells from pixels, the other from logits
 
 
 def test_a_click_is_an_additional_prompt(whole, data, tiny_sam):
