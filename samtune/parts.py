@@ -15,6 +15,8 @@ from samtune.predictor import Prediction
 from samtune.sam import Embedding
 from samtune.upscaling import upscale_masks
 
+_LEAST_LOGITS = 4  # of a part, a quarter of a cell: what is smaller is a crumb of the outline
+
 
 def connected_parts(
     prediction: Prediction, embedding: Embedding, image_size: int
@@ -27,7 +29,7 @@ def connected_parts(
         image_size: side of the model's padded square, pixels.
 
     Yields:
-        The parts that have a pixel, without alternatives or contours: those are of the whole.
+        The parts, but for crumbs, without alternatives or contours: those are of the whole.
     """
     logits = prediction.low_res_logits
     number, numbered, statistics, _ = cv2.connectedComponentsWithStats(
@@ -35,6 +37,8 @@ def connected_parts(
     )
     by_size = np.argsort(-statistics[1:, cv2.CC_STAT_AREA], kind="stable") + 1
     for part in by_size[: number - 1].tolist():
+        if statistics[part, cv2.CC_STAT_AREA] < _LEAST_LOGITS:
+            return
         alone = np.where((numbered == part) | (logits <= 0), logits, -logits)
         mask = upscale_masks(
             torch.from_numpy(alone)[None, None],

@@ -28,7 +28,7 @@ def test_parts_are_the_pixels_of_the_whole_shared_out_largest_first():
     logits = np.full((32, 32), -3.0, np.float32)
     logits[2:6, 2:5] = 4
     logits[7:20, 8:20] = 0.5  # its corner is a pixel away from the first, in both directions
-    logits[10, 24] = 9
+    logits[10:12, 24:26] = 9
     whole = prediction(logits)
     parts = list(connected_parts(whole, EMBEDDING, IMAGE_SIZE))
     areas = [int(part.mask.sum()) for part in parts]
@@ -40,6 +40,15 @@ def test_parts_are_the_pixels_of_the_whole_shared_out_largest_first():
         assert (again == part.mask).all()
         assert part.score == 0.75
         assert len(part.alternatives) == len(part.alternative_scores) == 0
+
+
+def test_crumbs_are_no_parts():
+    logits = np.full((32, 32), -3.0, np.float32)
+    logits[3, 3:6] = logits[10:12, 10:12] = 5
+    (part,) = connected_parts(prediction(logits), EMBEDDING, IMAGE_SIZE)
+    assert part.mask.any()
+    assert (part.low_res_logits > 0).sum() == 4
+    assert (part.low_res_logits[10:12, 10:12] > 0).all()
 
 
 def test_an_empty_mask_has_no_part_nor_has_what_is_all_in_the_padding():
