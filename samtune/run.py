@@ -115,7 +115,7 @@ class Run(Generic[LearnerT]):
         held_out: what to look at in between; nothing keeps the weights of the end.
         total: how many objects all steps together will see.
         starts: what to try on a few objects, the one to prefer first.
-        probe_objects: on how many, if there are several.
+        probe_objects: on how many; also where there is one start, to know what time allows.
         look_at: how many of the held-out objects, evenly; the end scores all of them.
     """
 
@@ -135,7 +135,7 @@ class Run(Generic[LearnerT]):
         self.total = total
         self.start, self.started_from = start, starts[0]
         self.learner = start(starts[0])
-        self.probed = len(starts) == 1
+        self.probed = not probe_objects
         self.seconds = 0.0  # spent in steps, those of the probe included
         self.trained = 0  # objects in those steps
         self.curve: list[tuple[int, float]] = []
@@ -303,7 +303,7 @@ class TrainingRun(Run[Learner]):
             held_out,
             total,
             starts=sorted(config.first_offsets, reverse=True),
-            probe_objects=config.probe_objects,
+            probe_objects=config.probe_objects if len(config.first_offsets) > 1 else 0,
         )
 
     @property

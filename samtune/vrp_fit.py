@@ -31,6 +31,8 @@ from samtune.targets import LEAST_SHARE
 from samtune.training import encode_all
 from samtune.vrp_learner import Target, VrpLearner
 
+_TIMED = 20  # episodes, after which a training is planned to end in time
+
 
 @dataclass(frozen=True)
 class VrpFit:
@@ -113,6 +115,7 @@ def fit_vrp(
         lambda _: VrpLearner(sam, config, images, targets, total),
         held_out,
         total,
+        probe_objects=_TIMED if config.max_minutes else 0,
         look_at=config.look_at,
     )
     identity = {

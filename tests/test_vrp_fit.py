@@ -145,6 +145,13 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(run, whole, tmp_pa
         run(replace(QUICK, seed=1), state_path=state, resume=True)
 
 
+def test_a_limit_of_time_ends_training_with_what_was_learned_so_far(run):
+    limited = run(replace(QUICK, episodes=100_000, max_minutes=0.02))
+    assert limited.stopped == "time"
+    assert 0 < limited.adapter.info.data["episodes_seen"] < 100_000
+    assert limited.found[1].iou >= 0
+
+
 def test_another_seed_is_another_adapter_and_sam_stays_as_it_was(run, whole, tiny_sam):
     before = tiny_sam.decoder_fingerprint, tiny_sam.encoder_fingerprint
     other = run(replace(QUICK, seed=1))
