@@ -39,7 +39,8 @@ class FitConfig:
     folds: int = 4  # parts of the images that take turns in being held out
     few_first_offsets: tuple[float, ...] = (0.0, 0.1, 1.0)  # 0: no PLM
     mixture_objects: int = 400  # seen in a training without a PLM
-    few_objects: int = 1000  # seen in a training of few masks, at least
+    trial_objects: int = 600  # seen at most in a training whose weights are not kept
+    few_objects: int = 1000  # seen in the training of few masks whose weights are, at least
     few_passes: int = 50  # over them
     pmm: bool = True  # the Point Matching Module as auxiliary task
     pmm_weight: float = 1.0  # λ, equation 3

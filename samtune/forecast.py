@@ -84,15 +84,16 @@ def _objects_and_looks(count: int, held_out: Dataset | None, config: FitConfig) 
     """How many objects all steps see, and how often all that is held out is looked at."""
     starts = len(config.few_first_offsets)
 
-    def tried(given: int) -> int:
-        return sum(objects_to_see(config, start, given) for start in config.few_first_offsets)
+    def tried(given: int, *, kept: bool) -> int:
+        every = config.few_first_offsets
+        return sum(objects_to_see(config, start, given, kept=kept) for start in every)
 
     if held_out is None:
         parts = [count - count // config.folds] * config.folds
-        last = objects_to_see(config, max(config.few_first_offsets), count)
-        return sum(tried(part) for part in parts) + last, starts
+        last = objects_to_see(config, max(config.few_first_offsets), count, kept=True)
+        return sum(tried(part, kept=False) for part in parts) + last, starts
     if count < config.few_masks:
-        return tried(count), starts
+        return tried(count, kept=True), starts
     total = max(config.objects, count) if config.epochs is None else config.epochs * count
     # Each size of the first offset is tried on some objects; only one of the trials counts.
     probe = (len(config.first_offsets) - 1) * min(config.probe_objects, total)

@@ -35,13 +35,22 @@ class Split:
     held_out: list[Supervision]
 
 
-def objects_to_see(config: FitConfig, start: float, count: int) -> int:
-    """How many objects a training from a start sees, when it is given so many."""
+def objects_to_see(config: FitConfig, start: float, count: int, *, kept: bool) -> int:
+    """How many objects a training sees.
+
+    Args:
+        config: the settings.
+        start: its first offset.
+        count: how many different objects it is given.
+        kept: whether its weights may be those of the adapter; others only have to tell the starts
+            apart.
+    """
     if config.epochs is not None:
         return config.epochs * count
     if start == 0:  # there is little to learn
         return min(config.objects, config.mixture_objects)
-    return min(config.objects, max(config.few_objects, config.few_passes * count))
+    total = min(config.objects, max(config.few_objects, config.few_passes * count))
+    return total if kept else min(total, config.trial_objects)
 
 
 class Trials:
@@ -211,7 +220,8 @@ class Trials:
     def _total(self, start: float, split: Split) -> int:
         """How many objects a training sees, fewer where there is too little time."""
         config = self.config
-        total = objects_to_see(config, start, len(split.objects))
+        kept = self.everything is None or split.objects is self.everything
+        total = objects_to_see(config, start, len(split.objects), kept=kept)
         if config.max_minutes and self.seen:
             seconds = SHARE_OF_TIME * 60 * config.max_minutes / self._trainings
             total = min(total, math.floor(seconds * self.objects_per_second))

@@ -121,6 +121,15 @@ def test_progress_runs_through_all_trainings_to_its_end(known):
     assert left == [done[-1] - one for one in done]
 
 
+def test_trials_see_fewer_objects_than_the_training_whose_weights_are_kept(known):
+    config = replace(QUICK, mixture_objects=20, few_objects=100, trial_objects=40, few_passes=30)
+    table = {(start, held): 0.1 * start for start in (0.0, 1.0) for _, held in THREE}
+    known(table, THREE, "abcd", config)
+    assert [entry[3] for entry in Scored.log] == [20, 40, 20, 40, 20, 40, 120]
+    known({}, [("abc", "d")], None, config)
+    assert [entry[3] for entry in Scored.log] == [20, 100]
+
+
 def test_a_time_limit_is_shared_by_all_trainings(known, monkeypatch):
     # 7 trainings in 14 seconds: 2 each, of which 97 % hold 19 objects at 10 a second.
     monkeypatch.setattr(Scored, "speed", 10.0)
