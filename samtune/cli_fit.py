@@ -88,7 +88,8 @@ def fit(
         float | None,
         typer.Option(
             metavar="F",
-            help=f"Share of images to hold out. [default: {FitConfig.val_fraction}; persam: none]",
+            help=f"Share of images to hold out. [default: {FitConfig.val_fraction}, in turns where "
+            f"that is under {FitConfig.fewest_held_out} objects; persam: none]",
         ),
     ] = None,
     epochs: Annotated[
