@@ -28,6 +28,7 @@ from samtune.console import (
     QuietOption,
     Terminal,
     count,
+    fall_silent,
     file_size,
     percent,
     print_json,
@@ -60,6 +61,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold any bytes
             stream.reconfigure(errors="backslashreplace")
+    fall_silent()
     app()
 
 

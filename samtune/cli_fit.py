@@ -23,10 +23,13 @@ from samtune.console import (
     QuietOption,
     Terminal,
     check_writable,
+    count,
     open_sam,
     percent,
     print_json,
+    speak_of_errors,
 )
+from samtune.processes import Processes, joined, started
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
@@ -110,6 +113,12 @@ def fit(
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="Same seed, same adapter on the same machine.")
     ] = FitConfig.seed,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Objects a step; the processes of torchrun share them."
+        ),
+    ] = FitConfig.batch_size,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted fit, same options.")
     ] = False,
@@ -121,7 +130,10 @@ def fit(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Make an adapter from images and masks, or from annotations of COCO, YOLO or LabelMe."""
+    """Make an adapter from images and masks, or from annotations of COCO, YOLO or LabelMe.
+
+    torchrun --nproc-per-node N -m samtune fit ... shares the work of one fit among N processes.
+    """
     if val is not None and val_fraction is not None:
         context.fail("--val and --val-fraction exclude each other: give one.")
     if val_fraction is not None and not 0 < val_fraction < 1:
@@ -136,6 +148,8 @@ def fit(
             f"--method {method} trains nothing step by step: --epochs, --max-minutes, --no-pmm and "
             "--resume are for --method plm."
         )
+    if method != "plm" and started().count > 1:
+        context.fail(f"--method {method} trains nothing: start it without torchrun.")
     if method == "persam-f" and set(left_out) & {"cascade", "negative-point"}:
         context.fail(
             "--method persam-f has no negative point, and weighs the first of its cascade's "
@@ -148,6 +162,7 @@ def fit(
         max_minutes=max_minutes,
         val_fraction=FitConfig.val_fraction if val_fraction is None else val_fraction,
         pmm=not no_pmm,
+        batch_size=batch_size,
     )
     name = data.resolve().stem if data.is_file() else data.resolve().name
     output = Path(f"{name}.safetensors") if output is None else output
@@ -173,20 +188,38 @@ def fit(
         return
     state = Path(f"{output}.resume")
 
-    with _explained_interruption(state), Terminal(quiet) as terminal:
-        train, held_out = read_train_and_held_out(
+    def read() -> tuple["Dataset", "Dataset | None"]:
+        found = read_train_and_held_out(
             terminal, data, val, val_fraction, class_id, objects, images, config
         )
         check_writable(output)
+        return found
+
+    with (
+        joined() as processes,
+        _explained_interruption(state, processes),
+        Terminal(quiet or not processes.is_first) as terminal,
+    ):
+        train, held_out = processes.from_first(read)
         if output.is_file():
             terminal.say(f"{output} exists; a better adapter than plain SAM replaces it.")
         _say_where_to_start(terminal, state, resume)
-        sam = open_sam(terminal, checkpoint, device)
-        result = _train(terminal, train, held_out, sam, config, checkpoint, state, resume)
+        if processes.count > batch_size:
+            terminal.say(
+                f"{processes.count} processes share batches of {count(batch_size, 'object')}: "
+                "some have nothing to do while training (--batch-size)."
+            )
+        sam = processes.first_then_others(lambda: open_sam(terminal, checkpoint, device))
+        speak_of_errors()
+        result = _train(
+            terminal, train, held_out, sam, config, checkpoint, state, resume, processes
+        )
+    if not processes.is_first:
+        return
 
     kept = result.better or force
     path = output if kept else output.with_name(f"{output.stem}.rejected.safetensors")
-    with _explained_interruption(state):
+    with _explained_interruption(state, processes):
         result.adapter.save(path)
         state.unlink(missing_ok=True)
     if as_json:
@@ -217,6 +250,7 @@ def _train(
     checkpoint: str,
     state: Path,
     resume: bool,
+    processes: Processes,
 ) -> "FitResult":
     from samtune.embeddings import EmbeddingCache
     from samtune.training import fit
@@ -227,8 +261,11 @@ def _train(
             parts.append(f"loss {progress.loss:.2f}")
         if progress.val_iou is not None:
             parts.append(f"IoU {percent(progress.val_iou)} (SAM {percent(progress.base_iou)})")
+        phase = _PHASES[progress.phase]
+        if processes.count > 1 and progress.phase != "train":
+            phase += f" (the share of 1 of {processes.count} processes)"
         terminal.show(
-            _PHASES[progress.phase],
+            phase,
             progress.done,
             progress.total,
             ", ".join(parts),
@@ -244,16 +281,19 @@ def _train(
         checkpoint_name=Path(checkpoint).name,
         state_path=state,
         resume=resume,
+        processes=processes,
         on_progress=show,
     )
 
 
 @contextlib.contextmanager
-def _explained_interruption(state: Path) -> Iterator[None]:
+def _explained_interruption(state: Path, processes: Processes) -> Iterator[None]:
     """Say how to go on after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt as error:
+        if not processes.is_first:
+            raise typer.Exit(130) from error
         if state.is_file():
             saved = datetime.fromtimestamp(state.stat().st_mtime).strftime("%H:%M:%S")
             hint = f"the same command with --resume goes on from {saved} ({state})"

@@ -6,6 +6,8 @@ a line and nothing else. Nothing here imports torch, numpy or rich before a comm
 
 import contextlib
 import json
+import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from typer.core import TyperGroup
 
 from samtune.errors import OutputError, SamtuneError
 from samtune.files import atomic_write
+from samtune.processes import started
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -71,6 +74,21 @@ ObjectsOption = Annotated[
         "annotation. Told from the data when left out."
     ),
 ]
+
+
+def fall_silent() -> None:
+    """Leave speaking to the first, in a process that torchrun started beside it.
+
+    Wrong usage or unreadable data would be told by each of them.
+    """
+    if not started().is_first:
+        sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
+
+
+def speak_of_errors() -> None:
+    """From here on a process may fail alone, and has to say why."""
+    if not started().is_first and sys.__stderr__ is not None:
+        sys.stderr = sys.__stderr__
 
 
 class Group(TyperGroup):

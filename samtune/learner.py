@@ -3,7 +3,8 @@
 A step loads the embeddings of a few objects' images, adapts their prompt tokens with the PLM,
 decodes some of their cells (supervision.py) and moves the weights. Everything random in it is
 drawn from the seed and the step's number alone, so that a restored learner goes on as if it had
-never stopped.
+never stopped. Several processes draw the same and take an object or a few of each step: their
+gradients add up to those of one process.
 
 What is trained is the mask that will be returned, the mixture of the four outputs (selector.py),
 and beside it each output alone, weighted by how good it already is on an object (softmax of the
@@ -20,15 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from samtune.config import FitConfig
+from samtune.draws import Drawn
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
 from samtune.losses import MaskScores, score_logits
 from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule, jitter, matching_loss
+from samtune.pmm import PointMatchingModule, matching_loss
+from samtune.processes import ALONE, Processes
 from samtune.sam import Sam
 from samtune.selector import OutputSelector, best_of_three, mixture
-from samtune.supervision import CellSample, Supervision, draw_prompts
+from samtune.supervision import CellSample, Supervision
 
 
 class EncodedImages:
@@ -62,6 +65,7 @@ class Learner:
         total: how many objects all steps together will see.
         first_offset: weight of the PLM's last norm at the start; 0 is no PLM, but the choice
             among SAM's own masks alone.
+        processes: who shares the objects of each step.
     """
 
     def __init__(
@@ -72,9 +76,10 @@ class Learner:
         objects: Sequence[Supervision],
         total: int,
         first_offset: float,
+        processes: Processes = ALONE,
     ) -> None:
         self.sam, self.config, self.images, self.objects = sam, config, images, objects
-        self.total, self.first_offset = total, first_offset
+        self.total, self.first_offset, self.processes = total, first_offset, processes
         self.step = 0
         self.losses: list[float] = []  # of the masks, a step
         with torch.random.fork_rng(devices=[]):
@@ -123,28 +128,44 @@ class Learner:
 
     def train_step(self) -> None:
         """Learn from the next few objects."""
-        config = self.config
-        rng = np.random.default_rng([config.seed, 2, self.step])
-        batch = [self.objects[index] for index in self.indices()]
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.schedule()
-        features = self.images.batch([one.image_index for one in batch])
-        tokens = self._tokens(*draw_prompts(batch, config.click_share, rng))
-        tokens, cells = self._attend(self.learned, tokens, features)
-        samples = [one.sample_cells(config.cells, rng) for one in batch]
-        masks, choice = self._mask_losses(tokens, cells, samples)
-        self.losses.append(float(masks.detach()))
-        loss = masks + choice
-        if config.pmm:
-            loss = loss + config.pmm_weight * self._contour_loss(cells, batch, rng)
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        rng = np.random.default_rng([self.config.seed, 2, self.step])
+        batch = [self.objects[index] for index in self.indices()]
+        self.losses.append(self._gradients(Drawn.of(batch, self.config, rng)))
         self.optimizer.step()
         self._move_average()
         self.step += 1
 
+    def _gradients(self, drawn: Drawn) -> float:
+        """Leave the gradients of a step in the parameters; returns the loss of the masks."""
+        own = drawn.part(self.processes.own(len(drawn.batch)))
+        masks = torch.zeros((), device=self.sam.device)
+        if own.batch:  # there may be fewer objects than processes
+            share = len(own.batch) / len(drawn.batch)
+            masks, others = (share * loss for loss in self._losses(own))
+            torch.autograd.backward(masks + others)
+        masks = masks.detach()
+        if self.processes.count > 1:
+            self.processes.add_up([masks, *map(_gradient, self.learned.parameters())])
+        return float(masks)
+
+    def _losses(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """The loss of the masks, and all others; means over the objects."""
+        features = self.images.batch([one.image_index for one in drawn.batch])
+        tokens = self._tokens(drawn.points, drawn.labels, drawn.boxes)
+        tokens, cells = self._attend(self.learned, tokens, features)
+        masks, others = self._mask_losses(tokens, cells, drawn.samples)
+        if drawn.contours is not None:
+            assert drawn.rough is not None
+            refined = self.learned["pmm"](cells, drawn.rough.to(cells.device))
+            matching = matching_loss(refined, drawn.contours.to(cells.device)).mean()
+            others = others + self.config.pmm_weight * matching
+        return masks, others
+
     def _mask_losses(
-        self, tokens: Tensor, cells: Tensor, samples: list[CellSample]
+        self, tokens: Tensor, cells: Tensor, samples: Sequence[CellSample]
     ) -> tuple[Tensor, Tensor]:
         """The loss of the masks, and that of the choice among them."""
         config = self.config
@@ -159,15 +180,6 @@ class Learner:
         outputs = (good * (alone + (estimate - iou).square())).sum(dim=1).mean()
         masks = scores.loss[:, 4].mean() + config.outputs_weight * outputs
         return masks, (corrected - iou).square().mean()
-
-    def _contour_loss(
-        self, cells: Tensor, batch: list[Supervision], rng: np.random.Generator
-    ) -> Tensor:
-        contours = torch.from_numpy(np.stack([one.contour for one in batch]))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        rough = jitter(contours, generator, self.config.pmm_jitter).to(cells.device)
-        refined = self.learned["pmm"](cells, rough)
-        return matching_loss(refined, contours.to(cells.device)).mean()
 
     def indices(self) -> list[int]:
         """The objects of this step: passes over all of them, each in an order of its own."""
@@ -206,7 +218,8 @@ class Learner:
                 averaged weights.
         """
         scores: list[float] = []
-        for start in range(0, len(held_out), 4):
+        starts = range(0, len(held_out), 4)
+        for start in starts[self.processes.own(len(starts))]:
             batch = held_out[start : start + 4]
             features = self.images.batch([one.image_index for one in batch])
             centers = np.stack([one.center for one in batch])[:, None]
@@ -220,7 +233,7 @@ class Learner:
             else:
                 mixing = mixture(self.average["selector"](tokens, estimate))
             scores += self._score(tokens, cells, samples, mixing[:, None]).iou[:, 0].tolist()
-        return float(np.mean(scores))
+        return float(np.mean(self.processes.together(scores)))
 
     def _attend(
         self, learned: nn.ModuleDict | None, tokens: Tensor, features: Tensor
@@ -232,7 +245,7 @@ class Learner:
         return sam.decoder.attend(features, sam.image_pe, tokens, sam.no_mask)
 
     def _score(
-        self, tokens: Tensor, cells: Tensor, samples: list[CellSample], mixing: Tensor
+        self, tokens: Tensor, cells: Tensor, samples: Sequence[CellSample], mixing: Tensor
     ) -> MaskScores:
         """Decode each object's sampled cells and compare them with its target."""
         index = self._stack([sample.index for sample in samples])
@@ -258,6 +271,13 @@ class Learner:
 
     def _stack(self, arrays: list[Any]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).to(self.sam.device)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient, nought where this process had nothing to learn from."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _modules(config: FitConfig, first_offset: float) -> nn.ModuleDict:

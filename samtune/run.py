@@ -19,6 +19,7 @@ from samtune.config import FitConfig
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
+from samtune.processes import ALONE, Processes
 from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam
 from samtune.selector import OutputSelector
@@ -61,6 +62,7 @@ class TrainingRun:
         objects: what to learn from.
         held_out: what to look at in between; nothing keeps the weights of the end.
         total: how many objects all steps together will see.
+        processes: who shares the work.
     """
 
     def __init__(
@@ -71,12 +73,13 @@ class TrainingRun:
         objects: list[Supervision],
         held_out: list[Supervision],
         total: int,
+        processes: Processes = ALONE,
     ) -> None:
-        self.config = config
+        self.config, self.processes = config, processes
         looked_at = np.linspace(0, len(held_out) - 1, min(len(held_out), _LOOK_AT)).round()
         self.held_out = [held_out[int(index)] for index in looked_at]
         self.total = total
-        self.start = partial(Learner, sam, config, images, objects, total)
+        self.start = partial(Learner, sam, config, images, objects, total, processes=processes)
         self.learner = self.start(max(config.first_offsets))
         self.probed = len(config.first_offsets) == 1
         self.seconds = 0.0  # spent in steps, those of the probe included
@@ -188,7 +191,7 @@ class TrainingRun:
         lowest = math.inf
         for first_offset in sorted(self.config.first_offsets, reverse=True):
             learner = self.start(first_offset)
-            steps = min(self.config.probe_objects // self.config.batch_size, learner.steps)
+            steps = min(max(1, self.config.probe_objects // self.config.batch_size), learner.steps)
             for _ in range(steps):
                 self._step(learner)
                 tell(learner)
@@ -217,6 +220,8 @@ class TrainingRun:
         started = time.monotonic()
         learner.train_step()
         self.seconds += time.monotonic() - started
+        if self.config.max_minutes:  # by the first's clock, or some would stop without the others
+            self.seconds = self.processes.from_first(lambda: self.seconds)
         self.trained += self.config.batch_size
 
     def _look(self) -> None:

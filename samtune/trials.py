@@ -18,6 +18,7 @@ from torch import Tensor
 
 from samtune.config import FitConfig
 from samtune.learner import EncodedImages
+from samtune.processes import ALONE, Processes
 from samtune.prompt_learning import PromptLearning
 from samtune.run import SHARE_OF_TIME, Progress, TrainingRun
 from samtune.sam import Sam
@@ -62,6 +63,7 @@ class Trials:
         images: the embeddings of all images that objects are in.
         splits: what to learn from and what to be scored on, in turns.
         everything: what to train the best start on in the end; None keeps its trial, the only one.
+        processes: who shares the work.
     """
 
     def __init__(
@@ -71,11 +73,12 @@ class Trials:
         images: EncodedImages,
         splits: Sequence[Split],
         everything: list[Supervision] | None,
+        processes: Processes = ALONE,
     ) -> None:
         if everything is None and len(splits) != 1:
             raise ValueError("of several trainings of a start none is the one to keep")
         self.sam, self.config, self.images = sam, config, images
-        self.splits, self.everything = splits, everything
+        self.splits, self.everything, self.processes = splits, everything, processes
         self.scores: dict[tuple[float, int], float] = {}  # held-out IoU by start and split
         self.weights: dict[tuple[float, int], Weights] = {}  # what each of those trials came to
         self.final: Weights | None = None
@@ -150,7 +153,9 @@ class Trials:
         config = replace(self.config, first_offsets=(start,), validations=1)
         if config.max_minutes:
             config = replace(config, max_minutes=config.max_minutes / self._trainings)
-        run = TrainingRun(self.sam, config, self.images, split.objects, split.held_out, total)
+        run = TrainingRun(
+            self.sam, config, self.images, split.objects, split.held_out, total, self.processes
+        )
         if self.going_on is not None:
             run.restore(self.going_on)
             self.going_on = None
