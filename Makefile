@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help install lint format test test-fast browser-test demo clean
+.PHONY: help install lint format test test-fast browser-test ray-test demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -33,6 +33,10 @@ test-fast: install  ## run what needs no real weights and takes seconds
 
 browser-test: install  ## drive the exported page in Chromium (apt-get install chromium npm)
 	SAMTUNE_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/test_browser.py
+
+ray-test: install  ## segment on a Ray cluster of this machine, and kill a worker
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	$(BIN)/python -m pytest tests/test_ray.py
 
 demo: install  ## fit, evaluate and segment on the example task, from nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from samtune import __version__
+from samtune.cli_cache import cache
 from samtune.cli_check import check
 from samtune.cli_evaluate import evaluate
 from samtune.cli_export import export
@@ -43,7 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # errors in one line, and [x, y] in help as it is
 )
 checkpoints = typer.Typer(no_args_is_help=True, help="Pretrained SAM weights: list, fetch, path.")
-cache = typer.Typer(no_args_is_help=True, help="Cached image embeddings: info, clear.")
 app.command()(check)
 app.command()(fit)
 app.command()(segment)
@@ -165,29 +165,6 @@ def checkpoint_path(name: NameArgument) -> None:
     if path is None:
         raise CheckpointError(f"{name} is not here yet: samtune checkpoint fetch {name} brings it.")
     typer.echo(path)
-
-
-@cache.command("info")
-def cache_info(as_json: JsonOption = False) -> None:
-    """Say how many image embeddings are cached, and where."""
-    from samtune.embeddings import EmbeddingCache
-
-    found = EmbeddingCache().info()
-    if as_json:
-        print_json({**asdict(found), "folder": str(found.folder)})
-        return
-    typer.echo(
-        f"{count(found.count, 'image embedding')}, {found.bytes / 1e9:.2f} GB of at most "
-        f"{found.limit_bytes / 1e9:g} GB ($SAMTUNE_CACHE_GB), in {found.folder}"
-    )
-
-
-@cache.command("clear")
-def clear_cache() -> None:
-    """Remove all cached image embeddings; they are computed again when needed."""
-    from samtune.embeddings import EmbeddingCache
-
-    typer.echo(f"removed {count(EmbeddingCache().clear(), 'image embedding')}")
 
 
 app.add_typer(checkpoints, name="checkpoint")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from samtune.cli_segment import shall_refine
+from samtune.cli_sources import shall_refine
 from samtune.console import Terminal, count, open_sam, print_json, show_error
 from samtune.errors import SamtuneError
 
