@@ -14,7 +14,10 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,17 +25,48 @@ import zstandard
 
 from samtune.adapter import Adapter
 from samtune.checkpoints import resolve
-from samtune.dataset import Dataset, load_dataset
+from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image, write_mask
 from samtune.metrics import iou
 from samtune.predictor import Predictor
-from samtune.prompts import center_point
+from samtune.prompts import Prompt, center_point
 from samtune.sam import Embedding, Sam, load_sam
 
 OBJECTS = 2  # of an image, at most
 
 Cells = np.ndarray  # (4096, 256) float32: a row each cell
+Result = TypeVar("Result")
+
+
+@dataclass
+class Measured:
+    """What was found: seconds of stages, bytes of files, and IoU by store and predictor."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    sizes: dict[str, list[int]] = field(default_factory=dict)
+    ious: dict[str, list[float]] = field(default_factory=dict)
+
+    def timed(self, name: str, work: Callable[[], Result]) -> Result:
+        """Do something, and note the seconds of the processor."""
+        started = time.process_time()
+        result = work()
+        self.seconds.setdefault(name, []).append(time.process_time() - started)
+        return result
+
+    def report(self) -> None:
+        """Print three tables."""
+        print("| stage | seconds of one core |\n|---|---|")
+        for name, seconds in self.seconds.items():
+            print(f"| {name} | {statistics.median(seconds):.4f} |")
+        print("\n| bytes of | median | mean |\n|---|---|---|")
+        for name, count in self.sizes.items():
+            print(f"| {name} | {statistics.median(count):,.0f} | {statistics.mean(count):,.0f} |")
+        print("\n| embedding, masks | IoU with half precision: mean | 5th percentile | least | n |")
+        print("|---|---|---|---|---|")
+        for name, values in self.ious.items():
+            numbers = np.mean(values), np.percentile(values, 5), min(values)
+            print(f"| {name} | {' | '.join(f'{n:.4f}' for n in numbers)} | {len(values)} |")
 
 
 def main() -> None:
@@ -42,44 +76,36 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=9, help="of each task")
     parser.add_argument("--encode", type=int, default=2, help="of them, encoded anew")
     options = parser.parse_args()
+    measured = Measured()
+    for task in options.tasks:
+        measure(measured, task, options.images, options.encode)
+    measured.report()
+
+
+def measure(measured: Measured, task: str, images: int, encode: int) -> None:
+    """Everything for one data set and its adapter."""
     torch.set_num_threads(1)
     sam, cache = load_sam(resolve("mobile_sam")), EmbeddingCache()
-    stages: dict[str, list[float]] = {}
-    sizes: dict[str, list[int]] = {}
-    found: dict[tuple[str, str], list[float]] = {}
-    for task in options.tasks:
-        data, adapter, *chosen = task.split(":")
-        dataset = load_dataset(Path(data), class_id=chosen[0] if chosen else None)
-        predictors = {
-            "plain SAM": Predictor(sam),
-            "adapter": Predictor(sam, Adapter.load(Path(adapter), sam)),
-        }
-        for place, index in enumerate(evenly(len(dataset.pairs), options.images)):
-            path = dataset.pairs[index].image
-            image = timed(stages, "read and decode the image", lambda path=path: read_image(path))
-            sizes.setdefault("the image's file", []).append(path.stat().st_size)
-            if place < options.encode:
-                timed(stages, "encode", lambda image=image: sam.encode_image(image))
-            _, embedding = cache.encode(image, sam)
-            through_disk(stages, sizes, cache, image, embedding, sam)
-            for name, predictor in predictors.items():
-                compare(found, stages, sizes, name, predictor, embedding, dataset, index)
-            for name, count in compressed(embedding):
-                sizes.setdefault(name, []).append(count)
-    print("| stage | seconds of one core |\n|---|---|")
-    for name, seconds in stages.items():
-        print(f"| {name} | {statistics.median(seconds):.4f} |")
-    print("\n| bytes of | median | mean |\n|---|---|---|")
-    for name, count in sizes.items():
-        print(f"| {name} | {statistics.median(count):,.0f} | {statistics.mean(count):,.0f} |")
-    print("\n| embedding | masks of | IoU with half precision: mean | 1st percentile | least | n |")
-    print("|---|---|---|---|---|---|")
-    for (store, name), values in found.items():
-        low = np.percentile(values, 1)
-        print(
-            f"| {store} | {name} | {np.mean(values):.4f} | {low:.4f} | {min(values):.4f} | "
-            f"{len(values)} |"
-        )
+    data, adapter, *chosen = task.split(":")
+    dataset = load_dataset(Path(data), class_id=chosen[0] if chosen else None)
+    predictors = {
+        "plain SAM": Predictor(sam),
+        "adapter": Predictor(sam, Adapter.load(Path(adapter), sam)),
+    }
+    for place, index in enumerate(evenly(len(dataset.pairs), images)):
+        path = dataset.pairs[index].image
+        image = measured.timed("read and decode the image", partial(read_image, path))
+        measured.sizes.setdefault("the image's file", []).append(path.stat().st_size)
+        if place < encode:
+            measured.timed("encode", partial(sam.encode_image, image))
+        _, embedding = cache.encode(image, sam)
+        through_disk(measured, image, embedding, sam)
+        things = [thing for thing in dataset.objects if thing.image_index == index][:OBJECTS]
+        prompts = [center_point(thing.mask()) for thing in things]
+        for name, predictor in predictors.items():
+            compare(measured, name, predictor, embedding, prompts)
+        for name, count in compressed(embedding):
+            measured.sizes.setdefault(name, []).append(count)
 
 
 def evenly(total: int, count: int) -> list[int]:
@@ -87,59 +113,36 @@ def evenly(total: int, count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, total - 1, min(total, count)).round()})
 
 
-def timed(stages: dict[str, list[float]], name: str, work: Callable[[], object]) -> object:
-    """Do something, and note the seconds of the processor."""
-    started = time.process_time()
-    result = work()
-    stages.setdefault(name, []).append(time.process_time() - started)
-    return result
-
-
-def through_disk(
-    stages: dict[str, list[float]],
-    sizes: dict[str, list[int]],
-    cache: EmbeddingCache,
-    image: np.ndarray,
-    embedding: Embedding,
-    sam: Sam,
-) -> None:
+def through_disk(measured: Measured, image: np.ndarray, embedding: Embedding, sam: Sam) -> None:
     """Name, save and load an embedding."""
     with tempfile.TemporaryDirectory() as folder:
         own = EmbeddingCache(Path(folder))
-        key = timed(
-            stages, "name the embedding (SHA-256 of the pixels)", lambda: own.key(image, sam)
-        )
-        timed(stages, "save the embedding", lambda: own.save(str(key), embedding))
-        timed(stages, "load the embedding", lambda: own.load(str(key), sam))
-        sizes.setdefault("the embedding's file", []).append(own.info().bytes)
+        key = measured.timed("name the embedding (SHA-256)", partial(own.key, image, sam))
+        measured.timed("save the embedding", partial(own.save, key, embedding))
+        measured.timed("load the embedding", partial(own.load, key, sam))
+        measured.sizes.setdefault("the embedding's file", []).append(own.info().bytes)
 
 
 def compare(
-    found: dict[tuple[str, str], list[float]],
-    stages: dict[str, list[float]],
-    sizes: dict[str, list[int]],
+    measured: Measured,
     name: str,
     predictor: Predictor,
     embedding: Embedding,
-    dataset: Dataset,
-    index: int,
+    prompts: list[Prompt],
 ) -> None:
     """The masks of an image's objects, from the embedding and from smaller ones."""
-    things = [thing for thing in dataset.objects if thing.image_index == index][:OBJECTS]
-    prompts = [center_point(thing.mask()) for thing in things]
-    stage = f"decode a click, {name}"
-    started = time.process_time()
-    expected = predictor.predict(embedding, prompts)
-    taken = (time.process_time() - started) / len(prompts)
-    stages.setdefault(stage, []).append(taken)
+    decode = partial(predictor.predict, embedding, prompts[:1])
+    first = measured.timed(f"decode a click, {name}", decode)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mask.png"
-        timed(stages, "write the mask (PNG)", lambda: write_mask(path, expected[0].mask))
-        sizes.setdefault("the mask's file", []).append(path.stat().st_size)
+        measured.timed("write the mask (PNG)", partial(write_mask, path, first[0].mask))
+        measured.sizes.setdefault("the mask's file", []).append(path.stat().st_size)
+    expected = [*first, *predictor.predict(embedding, prompts[1:])]
     for store, features in stored(embedding):
         smaller = Embedding(features, embedding.original_size, embedding.input_size)
         for one, other in zip(expected, predictor.predict(smaller, prompts), strict=True):
-            found.setdefault((store, name), []).append(iou(one.mask, other.mask))
+            found = measured.ious.setdefault(f"{store}, {name}", [])
+            found.append(iou(one.mask, other.mask))
 
 
 def cells_of(embedding: Embedding) -> Cells:

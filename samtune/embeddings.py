@@ -27,6 +27,7 @@ from samtune.sam import Embedding, Sam, input_size
 
 PREPROCESSING = "1"  # raise it whenever Sam.preprocess changes what the encoder sees
 DEFAULT_LIMIT_GB = 20.0  # about 10,000 images
+_COUNT_EVERY = 128  # saves after which all files are counted again: other processes save, too
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class EmbeddingCache:
         limit_gb = _limit_from_environment() if limit_gb is None else limit_gb
         self.limit_bytes = int(limit_gb * 1e9)
         self._bytes: int | None = None  # counted on the first save, then kept up to date
+        self._saves = 0
 
     def key(self, image: NDArray[np.uint8], sam: Sam) -> str:
         """The name of an image's embedding: SHA-256 of pixels, encoder and preprocessing."""
@@ -86,7 +88,9 @@ class EmbeddingCache:
             # Not save_file, which hides a full disk behind an error of its own.
             temporary.write_bytes(safetensors.torch.save(tensors, size))
             written = temporary.stat().st_size
-        self._bytes = self.info().bytes if self._bytes is None else self._bytes + written
+        known = self._bytes if self._saves % _COUNT_EVERY else None
+        self._bytes = self.info().bytes if known is None else known + written
+        self._saves += 1
         if self._bytes > self.limit_bytes:
             self._remove_oldest(keep=self._path(key))
 

@@ -129,10 +129,8 @@ def joined() -> Iterator[Processes]:
     if torch.cuda.is_available():
         local = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(local % torch.cuda.device_count())
-    try:
-        yield processes
-    finally:
-        distributed.destroy_process_group()
+    yield processes
+    distributed.destroy_process_group()  # not after an error, which is told before others notice
 
 
 @contextmanager
