@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 cache = typer.Typer(no_args_is_help=True, help="Cached image embeddings: fill, info, clear.")
 _IMAGES_A_BLOCK = 32  # half a minute of a core
-_BYTES = 2.1e6  # of an embedding's file
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,9 @@ def _check_room(images: int) -> None:
     """
     from samtune.embeddings import EmbeddingCache
 
-    limit = EmbeddingCache().limit_bytes
-    if images * _BYTES > limit:
-        raise OutputError(
-            f"{count(images, 'image')} take {images * _BYTES / 1e9:.0f} GB, and the cache keeps "
-            f"{limit / 1e9:g}: set $SAMTUNE_CACHE_GB to more, here and wherever they are used."
-        )
+    shortage = EmbeddingCache().shortage(images)
+    if shortage is not None:
+        raise OutputError(f"{shortage}: set it to more, here and wherever they are used.")
 
 
 def _fill_here(sam: "Sam", paths: list[Path]) -> Iterator[Record]:

@@ -255,6 +255,11 @@ def _train(
     from samtune.embeddings import EmbeddingCache
     from samtune.training import fit
 
+    cache = EmbeddingCache()
+    shortage = cache.shortage(len(train.pairs) + len(held_out.pairs))
+    if shortage is not None:
+        terminal.say(f"Warning: {shortage}: images will be encoded again and again. Set it higher.")
+
     def show(progress: "FitProgress") -> None:
         parts = []
         if progress.loss is not None:
@@ -276,7 +281,7 @@ def _train(
         train,
         held_out,
         sam,
-        EmbeddingCache(),
+        cache,
         config,
         checkpoint_name=Path(checkpoint).name,
         state_path=state,

@@ -27,6 +27,7 @@ from samtune.sam import Embedding, Sam, input_size
 
 PREPROCESSING = "1"  # raise it whenever Sam.preprocess changes what the encoder sees
 DEFAULT_LIMIT_GB = 20.0  # about 10,000 images
+_BYTES = 2_097_280  # of a file with SAM's 256×64×64, its header included
 _COUNT_EVERY = 128  # saves after which all files are counted again: other processes save, too
 
 
@@ -116,6 +117,16 @@ class EmbeddingCache:
         """Count what is there."""
         sizes = [size for _, size, _ in self._files()]
         return CacheInfo(self.folder, len(sizes), sum(sizes), self.limit_bytes)
+
+    def shortage(self, images: int) -> str | None:
+        """In words, that embeddings of so many images do not fit; None where they do."""
+        needed = images * _BYTES
+        if needed <= self.limit_bytes:
+            return None
+        return (
+            f"{images:,} images take {needed / 1e9:.2g} GB encoded, and the cache keeps "
+            f"{self.limit_bytes / 1e9:g} ($SAMTUNE_CACHE_GB)"
+        )
 
     def clear(self) -> int:
         """Remove all embeddings; returns how many there were."""

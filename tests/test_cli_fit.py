@@ -67,6 +67,12 @@ def test_fit_writes_an_adapter_named_after_the_folder(base_iou, toy_dataset, tin
     assert info.data["train_images"] == 6
 
 
+def test_fit_warns_where_the_cache_cannot_hold_all_images(base_iou, toy_dataset, monkeypatch):
+    base_iou(0.0)
+    monkeypatch.setenv("SAMTUNE_CACHE_GB", "0.016")  # seven of eight, at SAM's usual size
+    assert "Warning: 8 images take 0.017 GB" in run("fit", toy_dataset, "--epochs", 1).stderr
+
+
 def test_fit_says_what_it_found_before_it_works(base_iou, toy_dataset):
     base_iou(0.0)
     save(toy_dataset / "masks" / "3.png", disk(value=0, size=(96, 128)))
