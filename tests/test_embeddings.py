@@ -181,7 +181,7 @@ def test_shortage_begins_with_the_image_that_does_not_fit(tmp_path):
 
 def test_size_stays_near_the_limit_when_several_processes_save_at_once(tmp_path, monkeypatch):
     # Each knows of its own files alone until it counts again.
-    monkeypatch.setattr("samtune.embeddings._COUNT_EVERY", 2)
+    monkeypatch.setattr("samtune.embeddings._COUNT_AFTER", 0.1)
     caches = [EmbeddingCache(tmp_path, limit_gb=1) for _ in range(4)]
     fill(caches[0], ["aa"])
     each = caches[0].info().bytes
