@@ -135,11 +135,11 @@ def find_images(places: Iterable[Path]) -> list[Path]:
         Files in the order of the places, in a folder that of their paths.
 
     Raises:
-        DatasetError: a folder has no images, or may not be read.
+        DatasetError: a folder has no images.
     """
     found: list[Path] = []
     for place in places:
-        if not place.is_dir():
+        if not _is_folder(place):
             found.append(place)
             continue
         below = [
@@ -152,6 +152,13 @@ def find_images(places: Iterable[Path]) -> list[Path]:
             raise DatasetError(f"{place} has no images in it ({FORMATS_IN_WORDS}).")
         found += sorted(below)
     return found
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return place.is_dir()
+    except OSError:  # whoever reads it says what is wrong with it
+        return False
 
 
 def find_pairs(folder: Path) -> Pairing:
