@@ -256,7 +256,7 @@ def _train(
     from samtune.training import fit
 
     cache = EmbeddingCache()
-    shortage = cache.shortage(len(train.pairs) + len(held_out.pairs))
+    shortage = cache.shortage(len(train.pairs) + (0 if held_out is None else len(held_out.pairs)))
     if shortage is not None:
         terminal.say(f"Warning: {shortage}: images will be encoded again and again. Set it higher.")
 

@@ -3,8 +3,8 @@
 Images are encoded once, into the cache. Then a learner takes one step after another (learner.py),
 with looks at the held-out objects in between (run.py); few masks get several short trainings
 (trials.py). The best weights are kept, a head that tells clicks on objects from others is fitted
-(presence_fit.py), and at the end all is scored beside plain SAM. A callback is told what happens. Several processes
-do this together (processes.py).
+(presence_fit.py), and at the end all is scored beside plain SAM. A callback is told what happens.
+Several processes do this together (processes.py).
 """
 
 import time
