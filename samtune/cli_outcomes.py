@@ -1,6 +1,6 @@
 """What `samtune segment` says of each image or line, wherever it was answered."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +13,8 @@ from samtune.errors import SamtuneError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from samtune.write_coco import Note
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -23,12 +25,14 @@ class Outcome:
         told: what --json says, of each mask.
         words: the same as lines for people.
         error: what went wrong; there are no masks then.
+        coco: what another process is to note in the COCO file.
     """
 
     number: int
     told: list[dict[str, Any]]
     words: list[str]
     error: str | None = None
+    coco: "Sequence[Note]" = ()
 
     @classmethod
     def of(

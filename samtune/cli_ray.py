@@ -88,7 +88,7 @@ def segment_on_ray(
         address: of the cluster, or "local".
         job: what is asked.
         questions: of which images.
-        writers: of the whole run; they say which files are in the way, and write nothing.
+        writers: of the whole run; they say which files are in the way, and COCO's writes its file.
 
     Yields:
         What came of each question, in their order.
@@ -113,8 +113,12 @@ def segment_on_ray(
             for sentence in [] if record is None else record["notes"]:
                 next(iter(writers.values())).target.note(sentence)
             while following in known:
-                yield known.pop(following)
+                outcome = known.pop(following)
+                _note(writers, outcome)
+                yield outcome
                 following = next(order, None)
+    for writer in writers.values():
+        writer.close()
     if not failed:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -139,28 +143,34 @@ def segment_block(job: Job, block: Block) -> Record:
     """Answer a block's questions, in a worker."""
     from samtune.formats import open_writers
     from samtune.results import Names
+    from samtune.write_coco import CocoNotes
     from samtune.writers import Target
 
     sources = _sources(job)
     notes: list[str] = []
+    outcomes: list[Outcome] = []
     names = Names(job.output, job.keep)
     for stem in block.left:
         names.leave(stem)
     # What was there before the run is no question any more; the rest is an earlier worker's.
     target = Target(names, list(dict.fromkeys(job.labels)), True, notes.append)
+    writers = open_writers((name for name in job.formats if name != "coco"), target)
+    coco = CocoNotes(target) if "coco" in job.formats else None
+    if coco is not None:
+        writers = {name: writers.get(name, coco) for name in job.formats}
     with Segmenter(
         sources,
         names,
-        open_writers(job.formats, target),
+        writers,
         all_masks=job.all_masks,
         overlay=job.overlay,
         max_objects=job.max_objects,
         min_score=job.min_score,
     ) as segmenter:
-        outcomes = [
-            Outcome.of(*one, name_adapter=len(sources) > 1)
-            for one in segmenter.answer_all(block.questions, ahead=True)
-        ]
+        # What COCO's writer notes is that of one question only if none is ahead.
+        for one in segmenter.answer_all(block.questions, ahead=coco is None):
+            outcome = Outcome.of(*one, name_adapter=len(sources) > 1)
+            outcomes.append(outcome if coco is None else replace(outcome, coco=coco.take()))
     return {
         "outcomes": [asdict(outcome) for outcome in outcomes],
         "notes": list(dict.fromkeys(notes)),
@@ -261,6 +271,16 @@ def _identity(job: Job, questions: list[Question]) -> str:
             for part in (prompt.points, prompt.labels, prompt.box):
                 digest.update(b"-" if part is None else part.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _note(writers: "dict[str, Writer]", outcome: Outcome) -> None:
+    """Pass on what a worker noted for the COCO file."""
+    from samtune.write_coco import Coco
+
+    coco = writers.get("coco")
+    if isinstance(coco, Coco):
+        for image, (height, width), objects in outcome.coco:
+            coco.note(Path(image), (height, width), objects)
 
 
 def _outcome(values: dict[str, Any]) -> Outcome:

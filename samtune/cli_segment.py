@@ -181,8 +181,6 @@ def segment(
     chosen = chosen_formats(context, formats or ["png"])
     if ray is not None and not part.is_whole:
         context.fail("--ray shares the images out by itself: give no --shard.")
-    if ray is not None and "coco" in chosen:
-        context.fail("--format coco is one file for all images: with --ray give other formats.")
     labels = class_labels(context, adapters or [], label)
 
     lines = None if prompts is None else open_lines(prompts)
@@ -207,7 +205,9 @@ def segment(
             max_objects=max_objects,
             min_score=min_score,
         )
-        asked = asked if lines is None else list(_questions(lines))
+        if lines is not None:
+            with lines:
+                asked = list(_questions(lines))
         outcomes = segment_on_ray(ray, job, asked, writers)
         in_json = lines is not None
         failed, all_of = say_lines(outcomes) if in_json else say_images(outcomes, as_json)

@@ -13,7 +13,7 @@ from command import files_in, photo, run, use_instead_of_weights
 from PIL import Image
 
 from samtune.cli_answers import Question
-from samtune.cli_ray import _blocks
+from samtune.cli_ray import _blocks, _sources
 
 SCRIPT = Path(__file__).with_name("segment_on_ray.py")
 IMAGES = [*(f"{number}.png" for number in range(10)), "in/3.png", "gone.png"]
@@ -63,7 +63,7 @@ def without_seconds(answers, folder):
 @pytest.mark.slow
 def test_a_killed_worker_and_a_new_start_leave_the_result_of_one_machine(workplace):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'samtune[ray]'")
-    words = ["--prompts", "lines.jsonl", "--format", "png,labelme", "--overlay"]
+    words = ["--prompts", "lines.jsonl", "--format", "png,labelme,coco", "--overlay"]
     process = start(workplace, *words, "-o", "ray")
     deadline = time.monotonic() + 120
     while not list(Path("ray").glob("*.mask.png")) and process.poll() is None:
@@ -77,12 +77,14 @@ def test_a_killed_worker_and_a_new_start_leave_the_result_of_one_machine(workpla
     assert [answer["line"] for answer in answers] == list(range(1, 26))
     assert len(list(Path("notes").iterdir())) > 2  # another one took its place
 
+    assert len(json.loads(Path("ray/coco.json").read_text())["images"]) == 11
+
     Image.fromarray(photo((48, 64), 99)).save("gone.png")
     before = {path: path.stat().st_mtime_ns for path in Path("ray").glob("[!.]*")}
-    assert len(before) == 22 + 22 + 11  # masks, overlays, and a file of labels for each image
-    answers = finish(start(workplace, *words, "-o", "ray"), 1)
+    assert len(before) == 22 + 22 + 11 + 1  # masks, overlays, labels of each image, coco.json
+    answers = finish(start(workplace, *words, "-o", "ray", "--overwrite"), 1)
     redone = {path.name.split(".")[0] for path in before if path.stat().st_mtime_ns > before[path]}
-    assert redone < {"9", "in", "3"} | {"gone"}  # what shared a block with the image at fault
+    assert redone <= {"9", "3", "coco"}  # what shared a block with the image at fault
 
     plain = run("segment", *words, "-o", "plain")
     assert plain.exit_code == 1  # one line is no JSON
@@ -93,6 +95,57 @@ def test_a_killed_worker_and_a_new_start_leave_the_result_of_one_machine(workpla
     assert made == names
     for name in names:
         assert (Path("ray") / name).read_bytes() == (Path("plain") / name).read_bytes(), name
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Instead of a cluster: blocks of two images, done here, the last one first."""
+
+    def run_blocks(work, shared, blocks, records, *, gpu):
+        for index in reversed(range(len(blocks))):
+            yield index, json.loads(json.dumps(work(shared, blocks[index])))
+
+    monkeypatch.setattr("samtune.cli_ray.run_blocks", run_blocks)
+    monkeypatch.setattr("samtune.cli_ray.connect", lambda address: None)
+    monkeypatch.setattr("samtune.cli_ray.has_gpus", lambda: False)
+    monkeypatch.setattr("samtune.cli_ray._IMAGES_A_BLOCK", 2)
+    _sources.cache_clear()
+
+
+def test_whatever_block_ends_first_files_and_answers_are_those_of_a_plain_run(
+    workplace, one_process
+):
+    formats = "coco,png,yolo,labelme,geojson,svg,instances,cutout,npz"
+    for words in (["--prompts", "lines.jsonl"], [*IMAGES, "-b", "5,5,40,40", "--json"]):
+        plain = run("segment", *words, "--format", formats, "-o", "plain", "--overwrite")
+        on_ray = run(
+            "segment", *words, "--format", formats, "-o", "ray", "--overwrite", "--ray", "local"
+        )
+        assert plain.exit_code == on_ray.exit_code == 1  # an image that is not there
+        assert on_ray.stderr == plain.stderr
+        expected, answers = (
+            [json.loads(line) for line in result.stdout.splitlines()] for result in (plain, on_ray)
+        )
+        assert without_seconds(answers, "ray") == without_seconds(expected, "plain")
+        for name in files_in(Path("plain")):
+            assert (Path("ray") / name).read_bytes() == (Path("plain") / name).read_bytes(), name
+
+
+def test_labels_made_by_hand_before_the_run_stay_and_are_an_error(workplace, one_process):
+    Path("ray").mkdir()
+    Path("ray/3.json").write_text("hours of work")
+    words = ["3.png", "4.png", "-p", "20,20", "-f", "labelme", "-o", "ray", "--ray", "local"]
+    for _ in range(2):  # the second start finds 4.json, which is its own
+        result = run("segment", *words)
+        assert result.exit_code == 1
+        assert "3.json exists" in result.stderr
+        assert "4.json" in result.stdout
+    assert Path("ray/3.json").read_text() == "hours of work"
+
+
+def test_a_finished_run_leaves_nothing_but_results(workplace, one_process):
+    assert run("segment", "1.png", "-p", "9,9", "-o", "ray", "--ray", "local").exit_code == 0
+    assert files_in(Path("ray")) == {"1.mask.png"}
 
 
 def test_images_of_one_name_share_a_block_and_no_block_names_the_results_of_another():
