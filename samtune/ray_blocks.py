@@ -43,7 +43,7 @@ def connect(address: str) -> None:
     options = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
+    except Exception as error:  # Ray raises that itself where a node does not start in time
         why = str(error).strip().splitlines()[0]
         raise SamtuneError(
             f"there is no Ray cluster at {address} ({why}): give its address as HOST:PORT, auto on "
