@@ -26,6 +26,7 @@ from samtune.images import read_image
 from samtune.learner import EncodedImages, Learner
 from samtune.processes import ALONE, Processes, started
 from samtune.supervision import supervise
+from samtune.training import fit
 
 SCRIPT = Path(__file__).with_name("interrupted_fit.py")
 
@@ -89,6 +90,9 @@ class OneThread(Processes):
         object.__setattr__(self, "threads", threads)
         return self
 
+    def from_first(self, make):
+        return self.threads.exchange(self.rank, make() if self.is_first else None)[0]
+
     def together(self, own):
         return [thing for one in self.threads.exchange(self.rank, own) for thing in one]
 
@@ -136,6 +140,63 @@ def test_any_number_of_processes_learns_the_same_from_the_same_batches(learner, 
     assert all(torch.equal(weights[0][name], other[name]) for other in weights for name in other)
     start = learner(batch_size).learned.state_dict()["plm.final_norm.weight"]
     assert not torch.allclose(weights[0]["plm.final_norm.weight"], start, atol=1e-3)  # it moved
+
+
+def test_a_fit_of_few_masks_in_limited_time_is_shared_from_encoding_to_scoring(
+    toy_folder, tiny_sam, tmp_path, monkeypatch
+):
+    config = FitConfig(
+        few_first_offsets=(0.0, 1.0),
+        few_objects=4,
+        mixture_objects=4,
+        few_passes=1,
+        cells=32,
+        warmup_objects=4,
+        folds=2,
+        max_minutes=60,
+        pmm=False,
+    )
+    lock, encoded = threading.Lock(), []
+
+    def make_learner(*arguments, **options):
+        with lock:  # all threads have one random number generator
+            return Learner(*arguments, **options)
+
+    encode = type(tiny_sam).encode_image
+    monkeypatch.setattr(
+        type(tiny_sam), "encode_image", lambda sam, image: encoded.append(1) or encode(sam, image)
+    )
+    monkeypatch.setattr("samtune.run.Learner", make_learner)
+    monkeypatch.setattr("samtune.presence_fit._OBJECTS", 2)
+    monkeypatch.setattr("samtune.presence_fit._HELD_OUT", 2)
+    dataset = load_dataset(toy_folder).subset(range(5))
+
+    def fit_it(processes):
+        return fit(
+            dataset,
+            None,
+            tiny_sam,
+            EmbeddingCache(tmp_path / f"cache of {processes.count}"),
+            config,
+            checkpoint_name="tiny",
+            state_path=tmp_path / f"state {processes.rank} of {processes.count}",
+            processes=processes,
+        )
+
+    whole = fit_it(ALONE)
+    threads = Threads(2)
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(fit_it, [OneThread(rank, 2).of(threads) for rank in range(2)]))
+    assert len(encoded) == 2 * 5
+    assert not (tmp_path / "state 1 of 2").exists()  # the first alone writes
+    assert (tmp_path / "state 0 of 2").exists()
+    for result in both:
+        assert result.adapted.iou == pytest.approx(whole.adapted.iou, abs=1e-3)
+        assert result.base == whole.base
+        assert result.gain.mean == pytest.approx(whole.gain.mean, abs=1e-3)
+        expected = whole.adapter.learned.selector.state_dict()
+        for name, found in result.adapter.learned.selector.state_dict().items():
+            check_alike(name, found, expected[name])
 
 
 def test_a_method_that_trains_nothing_refuses_to_be_shared(monkeypatch, toy_folder):

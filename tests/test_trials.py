@@ -35,7 +35,7 @@ class Scored:
     log: list[tuple[float, str, str, int]]
     speed = 1.0
 
-    def __init__(self, sam, config, images, objects, held_out, total):
+    def __init__(self, sam, config, images, objects, held_out, total, processes):
         (self.start,) = config.first_offsets
         self.held_out = "".join(held_out)
         self.trained, self.total, self.limit = total, total, config.max_minutes
