@@ -23,7 +23,7 @@ from samtune.console import (
     show_error,
 )
 from samtune.errors import OutputError, PromptError, SamtuneError
-from samtune.ray_blocks import Record, connect, go_to, has_gpus, run_blocks
+from samtune.ray_blocks import Record, connect, go_to, run_blocks, shared_device
 from samtune.shards import Shard
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def fill(
 
     What is in the cache already stays; the same command goes on after an interruption.
     """
+    from samtune.checkpoints import resolve
     from samtune.pairs import find_images
 
     try:
@@ -73,6 +74,7 @@ def fill(
         if ray is None:
             records = _fill_here(open_sam(terminal, checkpoint, device), paths)
         else:
+            resolve(checkpoint, terminal.show_bytes)  # fetched once, for the workers here
             records = _fill_on_ray(ray, encoder, paths)
         for record in records:
             done += record["images"]
@@ -120,8 +122,8 @@ def _fill_here(sam: "Sam", paths: list[Path]) -> Iterator[Record]:
 def _fill_on_ray(address: str, encoder: Encoder, paths: list[Path]) -> Iterator[Record]:
     """Encode on the machines of a cluster, which share the cache folder."""
     connect(address)
-    gpu = encoder.device == "cuda" or (encoder.device == "auto" and has_gpus())
-    encoder = replace(encoder, device="cuda" if gpu else "cpu")
+    encoder = replace(encoder, device=shared_device(encoder.device))
+    gpu = encoder.device == "cuda"
     starts = range(0, len(paths), _IMAGES_A_BLOCK)
     blocks = [paths[start : start + _IMAGES_A_BLOCK] for start in starts]
     with redirect_stdout(StdoutOfOneThread()):

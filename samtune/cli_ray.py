@@ -25,7 +25,7 @@ from samtune.cli_outcomes import Outcome
 from samtune.cli_sources import Refining, open_source
 from samtune.console import Terminal, open_sam
 from samtune.errors import OutputError
-from samtune.ray_blocks import Record, connect, go_to, has_gpus, run_blocks
+from samtune.ray_blocks import Record, connect, go_to, run_blocks, shared_device
 
 if TYPE_CHECKING:
     from samtune.writers import Writer
@@ -97,8 +97,7 @@ def segment_on_ray(
         SamtuneError: there is no such cluster, or a machine of it cannot do its part.
     """
     connect(address)
-    gpu = job.device == "cuda" or (job.device == "auto" and has_gpus())
-    job = replace(job, device="cuda" if gpu else "cpu")  # the same for all, or results would differ
+    job = replace(job, device=shared_device(job.device))
     folder = job.output / f".samtune-ray-{_identity(job, questions)}"
     questions = _with_files_in_the_way(folder, questions, writers)
     blocks = _blocks(questions)
@@ -106,7 +105,9 @@ def segment_on_ray(
     order = iter(question.number for question in questions)
     following, failed = next(order, None), False
     with redirect_stdout(StdoutOfOneThread()):
-        for index, record in run_blocks(segment_block, job, blocks, folder, gpu=gpu):
+        for index, record in run_blocks(
+            segment_block, job, blocks, folder, gpu=job.device == "cuda"
+        ):
             outcomes = _lost(blocks[index]) if record is None else map(_outcome, record["outcomes"])
             known |= {outcome.number: outcome for outcome in outcomes}
             failed |= record is None or record["failed"]

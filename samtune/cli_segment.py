@@ -172,6 +172,7 @@ def segment(
     refining: Refining = "always" if refine_always else "where it helps" if refine else "no"
     if refining != "no" and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
+    from samtune.checkpoints import resolve
     from samtune.pairs import find_images
 
     images = find_images(images)
@@ -208,6 +209,8 @@ def segment(
         if lines is not None:
             with lines:
                 asked = list(_questions(lines))
+        with Terminal(quiet) as terminal:
+            resolve(checkpoint, terminal.show_bytes)  # fetched once, for the workers here
         outcomes = segment_on_ray(ray, job, asked, writers)
         in_json = lines is not None
         failed, all_of = say_lines(outcomes) if in_json else say_images(outcomes, as_json)

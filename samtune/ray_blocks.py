@@ -51,11 +51,24 @@ def connect(address: str) -> None:
         ) from error
 
 
-def has_gpus() -> bool:
-    """Whether any machine of the cluster has a GPU now."""
+def shared_device(device: str) -> str:
+    """The one device for all blocks, cuda or cpu: answers of two kinds would differ.
+
+    Args:
+        device: "auto" is cuda if any machine of the cluster has a GPU; or "cpu", "cuda", "mps".
+
+    Raises:
+        SamtuneError: no machine has it, so that blocks would wait for ever.
+    """
     import ray
 
-    return bool(ray.cluster_resources().get("GPU"))
+    found = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+    if device not in ("auto", "cpu", found):
+        raise SamtuneError(
+            f"--device {device} cannot be used: no machine of the Ray cluster offers it. Leave it "
+            "out, or take cpu."
+        )
+    return found if device == "auto" else device
 
 
 def go_to(folder: Path) -> None:

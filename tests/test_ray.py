@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import files_in, photo, run, use_instead_of_weights
@@ -14,6 +15,8 @@ from PIL import Image
 
 from samtune.cli_answers import Question
 from samtune.cli_ray import _blocks, _sources
+from samtune.errors import SamtuneError
+from samtune.ray_blocks import shared_device
 
 SCRIPT = Path(__file__).with_name("segment_on_ray.py")
 IMAGES = [*(f"{number}.png" for number in range(10)), "in/3.png", "gone.png"]
@@ -107,7 +110,7 @@ def one_process(monkeypatch):
 
     monkeypatch.setattr("samtune.cli_ray.run_blocks", run_blocks)
     monkeypatch.setattr("samtune.cli_ray.connect", lambda address: None)
-    monkeypatch.setattr("samtune.cli_ray.has_gpus", lambda: False)
+    monkeypatch.setattr("samtune.cli_ray.shared_device", lambda device: "cpu")
     monkeypatch.setattr("samtune.cli_ray._IMAGES_A_BLOCK", 2)
     _sources.cache_clear()
 
@@ -141,6 +144,27 @@ def test_labels_made_by_hand_before_the_run_stay_and_are_an_error(workplace, one
         assert "3.json exists" in result.stderr
         assert "4.json" in result.stdout
     assert Path("ray/3.json").read_text() == "hours of work"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "expected"),
+    [(0, "auto", "cpu"), (2, "auto", "cuda"), (2, "cpu", "cpu"), (2, "cuda", "cuda")],
+)
+def test_all_workers_compute_on_one_kind_of_device(gpus, device, expected, monkeypatch):
+    resources = {"CPU": 4.0, "GPU": float(gpus)}
+    fake = SimpleNamespace(cluster_resources=lambda: resources)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    assert shared_device(device) == expected
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cuda"), (0, "mps"), (1, "mps")])
+def test_a_device_that_the_cluster_lacks_is_refused_instead_of_waited_for(
+    gpus, device, monkeypatch
+):
+    fake = SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0, "GPU": float(gpus)})
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(SamtuneError, match=f"--device {device} cannot be used"):
+        shared_device(device)
 
 
 def test_a_finished_run_leaves_nothing_but_results(workplace, one_process):
