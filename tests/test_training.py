@@ -420,6 +420,7 @@ def test_the_adapter_says_what_it_was_trained_on_and_names_no_file(
         "train_objects": 6,
         "val_images": 2,
         "val_objects": 2,
+        "folds": 0,
         "objects_seen": 16,
         "sha256": data[0].fingerprint(),
     }
