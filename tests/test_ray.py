@@ -68,10 +68,11 @@ def test_a_killed_worker_and_a_new_start_leave_the_result_of_one_machine(workpla
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'samtune[ray]'")
     words = ["--prompts", "lines.jsonl", "--format", "png,labelme,coco", "--overlay"]
     process = start(workplace, *words, "-o", "ray")
-    deadline = time.monotonic() + 120
-    while not list(Path("ray").glob("*.mask.png")) and process.poll() is None:
-        if time.monotonic() > deadline:
+    deadline = time.monotonic() + 240
+    while not list(Path("ray").glob("*.mask.png")):
+        if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
+            pytest.fail(process.communicate()[1])
         time.sleep(0.02)
     workers = [int(path.name) for path in Path("notes").iterdir()]
     os.kill(workers[0], signal.SIGKILL)
