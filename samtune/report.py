@@ -18,11 +18,14 @@ import numpy as np
 
 from samtune import __version__
 from samtune.adapter import Base
+from samtune.curves import Curves
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import ALL_KINDS, ObjectScores, PromptKind, Scores, score_objects
 from samtune.images import read_image
+from samtune.obedience import Obedience, measure_obedience
 from samtune.predictor import Predictor
+from samtune.report_data import about_adapter, about_data, about_training
 from samtune.report_pictures import Picture, draw_before_after
 from samtune.sam import Sam
 from samtune.sam_f import fit_sam_f
@@ -74,12 +77,14 @@ class Report:
 
     Attributes:
         scores: mean scores of the given sources, as `evaluate` gives them.
+        obedience: how they answer clicks beside the objects, as `measure_obedience` gives it.
         numbers: as they go into the JSON file.
         worst, best: pictures of the objects that `numbers` lists under the same names.
         maps: (H, W, 3) uint8 sensitivity maps, in the order of `numbers["sensitivity"]`.
     """
 
     scores: list[Scores]
+    obedience: list[Obedience | None]
     numbers: dict[str, Any]
     worst: list[Picture]
     best: list[Picture]
@@ -92,6 +97,7 @@ class _Scored:
 
     name: str
     scores: list[ObjectScores]
+    obedience: Obedience | None = None
     is_adapter: bool = False
 
 
@@ -102,6 +108,7 @@ def make_report(
     checkpoint: str,
     *,
     stages: Stages,
+    curves: Curves | None = None,
     tell: Tell = lambda what, done, total: None,
 ) -> Report:
     """Measure all that the report shows.
@@ -112,6 +119,7 @@ def make_report(
         cache: where embeddings are kept.
         checkpoint: what the frozen model is called.
         stages: seconds are added to these.
+        curves: how the training went, where this is the held-out part of a `fit`.
         tell: told how far each stage is.
 
     Returns:
@@ -122,18 +130,29 @@ def make_report(
         for done, pair in enumerate(dataset.pairs, start=1):
             cache.encode(read_image(pair.image), sam)
             tell("encoding", done, len(dataset.pairs))
-    scored = []
+    found = []
     for source in sources:
         with stages.measure(f"scoring {source.name}"):
-            found = _score(dataset, source.predictor, cache, None, source.name, tell)
-        scored.append(_Scored(source.name, found, source.adapter is not None))
+            found.append(_score(dataset, source.predictor, cache, None, source.name, tell))
+    with stages.measure("clicking beside"):
+        obedience = measure_obedience(
+            dataset,
+            sam,
+            [source.predictor for source in sources],
+            cache,
+            on_progress=lambda done, total: tell("clicking beside", done, total),
+        )
+    scored = [
+        _Scored(source.name, scores, obeyed, source.adapter is not None)
+        for source, scores, obeyed in zip(sources, found, obedience, strict=True)
+    ]
     means = [Scores.mean(one.scores) for one in scored]
     judged = scored[min(1, len(scored) - 1)]  # the first adapter, or plain SAM alone
     weights: list[tuple[float, float, float]] = []
     if len(dataset.pairs) > 1:
         with stages.measure("fitting and scoring SAM-F"):
-            weights, found = _cross_fitted(dataset, sam, cache, tell)
-        scored.insert(1, _Scored("SAM-F", found))
+            weights, cross_fitted = _cross_fitted(dataset, sam, cache, tell)
+        scored.insert(1, _Scored("SAM-F", cross_fitted))
 
     order = np.argsort([center_iou(one) for one in judged.scores], kind="stable").tolist()
     shown = min(SHOWN, len(order) // 2) or 1
@@ -149,7 +168,7 @@ def make_report(
     numbers = {
         "samtune_version": __version__,
         "written": time.strftime("%Y-%m-%d %H:%M"),
-        "data": _about_data(dataset),
+        "data": about_data(dataset),
         "base": asdict(Base.of(sam, checkpoint)),
         "prompts": {kind: {"name": n, "origin": o} for kind, (n, o) in PROMPTS.items()},
         "sources": _about_sources(dataset, scored, sam.image_size),
@@ -157,25 +176,17 @@ def make_report(
         "judged": judged.name,
         **chosen,
         "sensitivity": sensitivity,
-        "adapters": [_trained(source, dataset) for source in sources[1:]],
+        "adapters": [
+            about_adapter(source.name, source.adapter, source.predictor, dataset)
+            for source in sources
+            if source.adapter is not None
+        ],
+        "training": None if curves is None else about_training(curves),
         "cost": {"seconds": dict(stages.seconds), "peak_memory_bytes": peak_memory()},
         "images": by_image(dataset, [one.scores for one in scored]),
         "objects": by_object(dataset, [one.scores for one in scored]),
     }
-    return Report(means, numbers, pictures["worst"], pictures["best"], maps)
-
-
-def _about_data(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "folder": str(dataset.folder),
-        "images": len(dataset.pairs),
-        "objects": len(dataset.objects),
-        "left_out": [f"{one.path.name}: {one.reason}" for one in dataset.skipped],
-        "one_object_is": dataset.reading.meaning,
-        "class_id": dataset.reading.class_id,
-        "note": dataset.reading.note,
-        "sha256": dataset.fingerprint(),
-    }
+    return Report(means, obedience, numbers, pictures["worst"], pictures["best"], maps)
 
 
 def _about_sources(
@@ -190,6 +201,7 @@ def _about_sources(
             "verdict": Gain.over(base, one.scores, images).verdict if one.is_adapter else None,
             "prompts": {kind: summarize(one.scores, base, kind, images) for kind in ALL_KINDS},
             "sizes": by_size(dataset, one.scores, image_size),
+            "beside": None if one.obedience is None else asdict(one.obedience),
         }
         for one in scored
     ]
@@ -274,17 +286,3 @@ def _maps(
         numbers.append({"object": index, "image": pair.image.name, "sources": found})
     tell("sensitivity", len(indices), len(indices))
     return pictures, numbers
-
-
-def _trained(source: Source, dataset: Dataset) -> dict[str, Any]:
-    """What an adapter says about its training, and whether these very files were in it."""
-    adapter = source.predictor.adapter
-    assert adapter is not None
-    about = asdict(adapter.info)
-    same = about["data"].get("sha256") == dataset.fingerprint()
-    return {
-        "name": source.name,
-        "file": str(source.adapter),
-        "trained_on_this_data": same,
-        **about,
-    }

@@ -5,13 +5,23 @@ script runs. Colours follow the reader's light or dark setting. What is written 
 own numbers; nothing is computed here but where a dot goes.
 """
 
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from samtune.report import PROMPTS, Report
-from samtune.report_parts import STYLE, chart, count, interval, name_of, percent, small, table
-from samtune.report_pictures import Picture, data_address
+from samtune.report_curves import curves_section
+from samtune.report_gallery import maps_section, objects_section
+from samtune.report_parts import (
+    STYLE,
+    adapters_in,
+    chart,
+    count,
+    interval,
+    name_of,
+    percent,
+    small,
+    table,
+)
 from samtune.summaries import SIZES
 
 
@@ -34,8 +44,10 @@ def render(report: Report) -> str:
         _prompts(numbers),
         _scores(numbers),
         _sizes(numbers),
-        _sensitivity(report),
-        _examples(report),
+        _beside(numbers),
+        curves_section(numbers),
+        maps_section(report),
+        objects_section(report),
         _per_image(numbers),
         _origin(numbers),
         _training(numbers),
@@ -53,7 +65,8 @@ def render(report: Report) -> str:
 def _subtitle(numbers: dict[str, Any]) -> str:
     """What was evaluated, and what of the folder was not."""
     data = numbers["data"]
-    parts = [f"{count(data['images'], 'image')} with {count(data['objects'], 'object')}"]
+    parts = ["held out by samtune fit"] if numbers["training"] else []
+    parts += [f"{count(data['images'], 'image')} with {count(data['objects'], 'object')}"]
     parts += [] if data["class_id"] is None else [f"class {data['class_id']}"]
     parts += [data["note"]] if data["note"] else []
     parts += [
@@ -72,8 +85,9 @@ def _subtitle(numbers: dict[str, Any]) -> str:
 def _verdicts(numbers: dict[str, Any]) -> str:
     """A card for each adapter: is it better than plain SAM?"""
     cards = []
+    data = numbers["data"]
     plain = numbers["sources"][0]["prompts"]["center"]["iou"]
-    for source in _adapters(numbers):
+    for source in adapters_in(numbers):
         center, verdict = source["prompts"]["center"], source["verdict"]
         ends = interval(center["gain_interval"], signed=True)
         within = f" (95 % interval {ends})" if ends else ""
@@ -84,11 +98,13 @@ def _verdicts(numbers: dict[str, Any]) -> str:
             f"{100 * center['gain']:+.1f} points{within}</div>"
         )
     for about in numbers["adapters"]:
-        if about["trained_on_this_data"]:
+        if seen := about["images_seen_in_training"]:
+            some = "all" if seen == data["images"] else f"{seen:,}"
+            images = count(data["images"], "image")
             cards.append(
                 '<div class="card warning"><strong>seen in training</strong>'
-                f"{escape(about['name'])} learned from exactly these files: its scores say nothing "
-                "about new images.</div>"
+                f"{escape(about['name'])} learned from {some} of these {images}: its scores say "
+                "little about new ones.</div>"
             )
     return (
         f'<div class="cards">{"".join(cards)}</div>'
@@ -166,50 +182,31 @@ def _sizes(numbers: dict[str, Any]) -> str:
     )
 
 
-def _sensitivity(report: Report) -> str:
-    maps = []
-    for picture, found in zip(report.maps, report.numbers["sensitivity"], strict=True):
-        text = "; ".join(
-            f"{one['name']}: mean {percent(one['mean_iou'])}, 10th percentile "
-            f"{percent(one['p10_iou'])}, {100 * one['good_share']:.0f} % of clicks reach 80"
-            for one in found["sources"]
-        )
-        maps.append(
-            f'<figure style="margin:0"><img class="map" alt="{escape(text)}" '
-            f'src="{data_address(picture, "JPEG")}">'
-            f"<figcaption>{escape(found['image'])}</figcaption></figure>"
-        )
+def _beside(numbers: dict[str, Any]) -> str:
+    """What clicks beside all objects get, and which objects are taken for none."""
+    known = [(source, source["beside"]) for source in numbers["sources"] if source["beside"]]
+    if not known:  # objects fill all images
+        return ""
+    names = ("false_responses", "false_alarms", "false_and_present", "missed")
+    rows = [
+        [name_of(numbers, source), *(percent(found[name]) for name in names)]
+        for source, found in known
+    ]
+    header = ["", "an object's mask", "presence", "both", "objects missed"]
     return (
-        "<h2>Does it matter where one clicks?</h2><p>Every place in an object is coloured by the "
-        "IoU that a click there gives; dots are clicks beside the object. The objects are those at "
-        f"the 10th, 50th and 90th percentile of IoU ({escape(report.numbers['judged'])}).</p>"
-        + "".join(maps)
-    )
-
-
-def _examples(report: Report) -> str:
-    numbers = report.numbers
-    names = [numbers["sources"][0]["name"], *(one["name"] for one in _adapters(numbers))]
-    parts = []
-    for title, pictures in (("Worst", report.worst), ("Best", report.best)):
-        if pictures:
-            shown = "".join(_object(picture, names) for picture in pictures)
-            parts.append(f'<h3>{title} {len(pictures)}</h3><div class="pictures">{shown}</div>')
-    return (
-        "<h2>The worst and the best objects</h2>"
-        f"<p>By the IoU of {escape(numbers['judged'])} for the click at the green dot, IoU in %. "
-        f"White is the true outline, blue the mask that was returned.</p>{''.join(parts)}"
-    )
-
-
-def _object(picture: Picture, names: Sequence[str]) -> str:
-    views = "".join(
-        f'<div><img src="{address}" alt="{escape(name)}, IoU {percent(score)} %">'
-        f"{escape(name)} <b>{percent(score)}</b></div>"
-        for name, (address, score) in zip(names, picture.views, strict=True)
-    )
-    return (
-        f'<figure class="object">{views}<figcaption>{escape(picture.image)}</figcaption></figure>'
+        f"<h2>Clicks beside the objects</h2><p>{count(known[0][1]['clicks'], 'click')} on places "
+        "where there is no object of this kind. A model that knows one kind of thing may return "
+        "one all the same, or say that there is one. An adapter gives every mask a "
+        "<b>presence</b>: how likely it is that the click is on such an object at all. "
+        "<code>samtune segment --min-score 0.5</code> answers “nothing here” where it is low. In "
+        f"all columns less is better, in %.</p>{table(header, rows)}"
+        "<ul><li><b>an object's mask</b>: of these clicks, how many get the mask of an object that "
+        "they are not on (IoU above 50).</li>"
+        "<li><b>presence</b>: how many have a presence of 50 % or more.</li>"
+        "<li><b>both</b>: how many get such a mask with such a presence, so that nothing warns of "
+        "it.</li>"
+        "<li><b>objects missed</b>: of clicks in the middle of objects, how many have a presence "
+        "below 50 %.</li></ul>"
     )
 
 
@@ -276,10 +273,6 @@ def _cost(numbers: dict[str, Any]) -> str:
         f"<h2>Time and memory</h2>{table(['stage', 'seconds'], rows)}{memory}<p>Encoding takes no "
         "time for images whose embedding is cached already.</p>"
     )
-
-
-def _adapters(numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    return [source for source in numbers["sources"] if source["verdict"] is not None]
 
 
 def _images_and_objects(data: dict[str, Any], part: str) -> str:

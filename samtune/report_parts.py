@@ -51,7 +51,7 @@ def chart(numbers: dict[str, Any]) -> str:
         for source in numbers["sources"]:
             found = source["prompts"][kind]
             if found["objects"]:
-                marks.append(_whisker(found, _colour(numbers, source), left, width, y))
+                marks.append(_whisker(found, colour_of(numbers, source), left, width, y))
             y += row
         y += gap
     grid = "".join(
@@ -80,14 +80,19 @@ def _whisker(found: dict[str, Any], colour: str, left: int, width: int, y: int) 
 
 def name_of(numbers: dict[str, Any], source: dict[str, Any]) -> str:
     """A source's name behind a dot of its colour."""
-    dot = f'<span class="dot" style="background:{_colour(numbers, source)}"></span>'
+    dot = f'<span class="dot" style="background:{colour_of(numbers, source)}"></span>'
     return f"{dot}{escape(source['name'])}"
 
 
-def _colour(numbers: dict[str, Any], source: dict[str, Any]) -> str:
+def colour_of(numbers: dict[str, Any], source: dict[str, Any]) -> str:
     """A source's colour: the same wherever it occurs, also where SAM-F is missing."""
     position = numbers["sources"].index(source)
     return _COLOURS[(position + (position > 0 and not numbers["sam_f_weights"])) % len(_COLOURS)]
+
+
+def adapters_in(numbers: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of the sources that were learned beforehand, and so get a verdict."""
+    return [source for source in numbers["sources"] if source["verdict"] is not None]
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -25,16 +25,32 @@ _WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
+class View:
+    """One model's answer.
+
+    Attributes:
+        address: the cut-out, as a data: address.
+        iou: of the mask.
+        presence: how likely it is, to the adapter, that the click is on such an object at all;
+            None where that was not learned.
+    """
+
+    address: str
+    iou: float
+    presence: float | None
+
+
+@dataclass(frozen=True)
 class Picture:
     """One object, model by model.
 
     Attributes:
         image: the name of its file.
-        views: for each model the cut-out as a data: address, and the mask's IoU.
+        views: what each model answers.
     """
 
     image: str
-    views: tuple[tuple[str, float], ...]
+    views: tuple[View, ...]
 
 
 def draw_before_after(
@@ -60,9 +76,9 @@ def draw_before_after(
         views = []
         for predictor in predictors:
             _, embedding = cache.encode(image, predictor.sam)
-            mask = predictor.predict(embedding, [click])[0].mask
-            cut_out = _cut_out(image, mask, target, click, crop)
-            views.append((data_address(cut_out, "JPEG"), iou(mask, target)))
+            answer = predictor.predict(embedding, [click])[0]
+            address = data_address(_cut_out(image, answer.mask, target, click, crop), "JPEG")
+            views.append(View(address, iou(answer.mask, target), answer.presence))
         pictures.append(Picture(path.name, tuple(views)))
     return pictures
 
