@@ -7,13 +7,13 @@ from typing import Any
 
 from samtune.report_parts import colour_of, percent
 
-_LEFT, _RIGHT, _TOP, _WIDTH, _HEIGHT = 58, 30, 10, 640, 150  # of the plotted area, pixels
+_LEFT, _RIGHT, _TOP, _WIDTH, _HEIGHT = 62, 24, 10, 374, 130  # of the plotted area, pixels
 _GIVEN_UP = "#cc79a7"
 _SMOOTHED = 30  # the thick line of the loss is a mean over this part of all steps
 _ENDED = {
-    "finished": "Training ran to its end",
-    "no progress": "Training ended early, because the last looks brought no progress,",
-    "time": "Training ended at its time limit",
+    "finished": "ran to its end",
+    "no progress": "ended early, because the last looks brought no progress",
+    "time": "ended at its time limit",
 }
 
 
@@ -49,9 +49,10 @@ def curves_section(numbers: dict[str, Any]) -> str:
     ]
     dots = [(seen, 100 * iou, seen == kept_at) for seen, iou in looks]
     return (
-        f"<h2>How training went</h2><p>{_ENDED[training['stopped']]} after showing {end:,} "
-        f"objects, each object as often as that takes. What is kept is what it had learned after "
-        f"{kept_at:,} of them: the best of {len(looks)} looks at held-out objects.</p>"
+        f"<h2>How training went</h2><p>Training {_ENDED[training['stopped']]}: it showed {end:,} "
+        "objects, the same ones again and again where there are fewer. Kept is what had been "
+        f"learned after {kept_at:,}, the best of {len(looks)} looks at held-out objects. As these "
+        "very objects chose the look, their scores on this page flatter a little.</p>"
         f"{_legend(training, own, plain)}"
         f"<h3>Loss</h3>{_chart('loss', losses, end)}"
         f"<h3>IoU on held-out objects, %</h3>{_chart('held-out IoU', scores, end, dots, own)}"
@@ -73,9 +74,9 @@ def _legend(training: dict[str, Any], own: str, plain: str) -> str:
         entries.insert(1, (_GIVEN_UP, "a start that was given up"))
         tried = ", ".join(f"{start['first_offset']:g}" for start in training["given_up"])
         explained = (
-            f"<p>Training began more than once, with a smaller and a larger first change of the "
-            f"prompt (given up: {tried}; kept: {training['chosen']['first_offset']:g}), and went "
-            "on with the start whose loss was lower in the end of the trial.</p>"
+            "<p>Training was begun with a small and with a large first change of the prompt, and "
+            "went on with the start whose loss was lower at the end of the trial (size "
+            f"{training['chosen']['first_offset']:g}; given up: {tried}).</p>"
         )
     dots = " &nbsp; ".join(
         f'<span class="dot" style="background:{colour}"></span>{name}' for colour, name in entries

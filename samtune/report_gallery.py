@@ -10,23 +10,25 @@ from samtune.report_pictures import Picture, data_address
 
 def maps_section(report: Report) -> str:
     """The sensitivity maps."""
-    maps = []
+    maps, judged = [], escape(report.numbers["judged"])
     for picture, found in zip(report.maps, report.numbers["sensitivity"], strict=True):
-        text = "; ".join(
-            f"{one['name']}: mean {percent(one['mean_iou'])}, 10th percentile "
-            f"{percent(one['p10_iou'])}, {100 * one['good_share']:.0f} % of clicks reach 80"
+        lines = [
+            f"{one['name']}: mean IoU {percent(one['mean_iou'])} for clicks in the object; nine of "
+            f"ten get more than {percent(one['p10_iou'])}; {100 * one['good_share']:.0f} % of them "
+            "get 80 or more"
             for one in found["sources"]
-        )
+        ]
+        words = "".join(f"<small>{escape(line)}</small>" for line in lines)
         maps.append(
-            f'<figure style="margin:0"><img class="map" alt="{escape(text)}" '
+            f'<figure class="map"><img alt="{escape("; ".join(lines))}" '
             f'src="{data_address(picture, "JPEG")}">'
-            f"<figcaption>{escape(found['image'])}</figcaption></figure>"
+            f"<figcaption>{escape(found['image'])}{words}</figcaption></figure>"
         )
     return (
         "<h2>Does it matter where one clicks?</h2><p>Every place in an object is coloured by the "
-        "IoU that a click there gives; dots are clicks beside the object. The objects are those at "
-        f"the 10th, 50th and 90th percentile of IoU ({escape(report.numbers['judged'])}).</p>"
-        + "".join(maps)
+        "IoU that a click there gives: yellow is good, violet bad, and one colour all over means "
+        "that it does not matter. Dots are clicks beside the object. Shown are an object of the "
+        f"worst tenth, the middle one and one of the best tenth ({judged}).</p>" + "".join(maps)
     )
 
 
@@ -42,7 +44,8 @@ def objects_section(report: Report) -> str:
     return (
         "<h2>The worst and the best objects</h2>"
         f"<p>By the IoU of {escape(numbers['judged'])} for the click at the green dot, IoU in %. "
-        f"White is the true outline, blue the mask that was returned.</p>{''.join(parts)}"
+        "White is the true outline, blue the mask that was returned. Presence: how likely it is to "
+        f"the adapter that the click is on such an object at all, in %.</p>{''.join(parts)}"
     )
 
 
@@ -58,4 +61,4 @@ def _object(picture: Picture, names: Sequence[str]) -> str:
 
 
 def _presence(presence: float | None) -> str:
-    return "" if presence is None else f'<span class="soft">, presence {percent(presence)}</span>'
+    return "" if presence is None else f'<span class="soft">presence {percent(presence)}</span>'

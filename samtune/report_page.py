@@ -24,6 +24,12 @@ from samtune.report_parts import (
 )
 from samtune.summaries import SIZES
 
+_VERDICTS = {
+    "better": "better than plain SAM",
+    "worse": "worse than plain SAM",
+    "no clear difference": "no clear difference to plain SAM",
+}
+
 
 def render(report: Report) -> str:
     """Write the page.
@@ -91,9 +97,10 @@ def _verdicts(numbers: dict[str, Any]) -> str:
         center, verdict = source["prompts"]["center"], source["verdict"]
         ends = interval(center["gain_interval"], signed=True)
         within = f" (95 % interval {ends})" if ends else ""
+        said = escape(_VERDICTS.get(verdict, verdict))
         cards.append(
             f'<div class="card">{name_of(numbers, source)}'
-            f'<strong class="{verdict.split()[0]}">{escape(verdict)}</strong>'
+            f'<strong class="{verdict.split()[0]}">{said}</strong>'
             f"IoU {percent(center['iou'])}, plain SAM {percent(plain)}: "
             f"{100 * center['gain']:+.1f} points{within}</div>"
         )
@@ -108,7 +115,10 @@ def _verdicts(numbers: dict[str, Any]) -> str:
             )
     return (
         f'<div class="cards">{"".join(cards)}</div>'
-        "<p><b>IoU</b> is the area that mask and true object share, as a share of the area that "
+        "<p><b>Plain SAM</b> is the pretrained Segment Anything Model as it comes; an "
+        "<b>adapter</b> is what <code>samtune fit</code> learned on top of it. Each gets the same "
+        "clicks and boxes and answers with a mask, which is compared with the true one. "
+        "<b>IoU</b> is the area that mask and true object share, as a share of the area that "
         "they cover together: 100 % is the object to the pixel. All scores are means over objects, "
         "in %. The <b>95 % interval</b> says how far chance in the choice of images may have moved "
         "a score (bootstrap over images). An adapter is called better or worse when the whole "
@@ -127,7 +137,7 @@ def _scores(numbers: dict[str, Any]) -> str:
         rows = [_score_row(numbers, source, kind) for source in numbers["sources"]]
         header = ["", "IoU", "difference", "oracle", "refined", "Boundary IoU"]
         scores = table(header, rows)
-        folded = f"<details><summary>{escape(name)}</summary>{scores}</details>"
+        folded = f"<details><summary>the same for: {escape(name)}</summary>{scores}</details>"
         tables.append(scores if kind == "center" else folded)
     weights = " and ".join(
         ", ".join(f"{weight:.2f}" for weight in half) for half in numbers["sam_f_weights"]
@@ -192,7 +202,7 @@ def _beside(numbers: dict[str, Any]) -> str:
         [name_of(numbers, source), *(percent(found[name]) for name in names)]
         for source, found in known
     ]
-    header = ["", "an object's mask", "presence", "both", "objects missed"]
+    header = ["", "get an object's mask", "said to be one", "both", "objects missed"]
     return (
         f"<h2>Clicks beside the objects</h2><p>{count(known[0][1]['clicks'], 'click')} on places "
         "where there is no object of this kind. A model that knows one kind of thing may return "
@@ -200,9 +210,9 @@ def _beside(numbers: dict[str, Any]) -> str:
         "<b>presence</b>: how likely it is that the click is on such an object at all. "
         "<code>samtune segment --min-score 0.5</code> answers “nothing here” where it is low. In "
         f"all columns less is better, in %.</p>{table(header, rows)}"
-        "<ul><li><b>an object's mask</b>: of these clicks, how many get the mask of an object that "
-        "they are not on (IoU above 50).</li>"
-        "<li><b>presence</b>: how many have a presence of 50 % or more.</li>"
+        "<ul><li><b>get an object's mask</b>: of these clicks, how many get the mask of an object "
+        "that they are not on (IoU above 50).</li>"
+        "<li><b>said to be one</b>: how many have a presence of 50 % or more.</li>"
         "<li><b>both</b>: how many get such a mask with such a presence, so that nothing warns of "
         "it.</li>"
         "<li><b>objects missed</b>: of clicks in the middle of objects, how many have a presence "
@@ -248,7 +258,7 @@ def _training(numbers: dict[str, Any]) -> str:
         rows += [
             ["file", about["file"]],
             ["trained on", _images_and_objects(data, "train")],
-            ["held out then", f"{_images_and_objects(data, 'val')}: {held_out or '–'}"],
+            ["scored on", f"{_images_and_objects(data, 'val')}: {held_out or '–'}"],
             ["base", f"{about['base']['checkpoint']} ({about['base']['encoder']} image encoder)"],
             ["written by", f"samtune {about['samtune_version']}, method {about['method']}"],
             ["settings", settings],

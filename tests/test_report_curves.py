@@ -83,11 +83,11 @@ def test_the_kept_look_is_marked_and_named():
     assert len(list(iou.iter("circle"))) == 3
     x, y = scales(iou)(float(dots[7].get("cx")), float(dots[7].get("cy")))
     assert (x, y) == (pytest.approx(400, abs=1), pytest.approx(72, abs=0.3))
-    assert "after 400 of them: the best of 3 looks" in text
+    assert "learned after 400, the best of 3 looks" in text
 
 
 def test_why_training_ended_and_what_was_given_up_are_told():
-    assert "given up: 1; kept: 0.1" in section()
+    assert "(size 0.1; given up: 1)" in section()
     alone = section(given_up=(), stopped="no progress")
     assert "given up" not in alone
     assert "ended early, because the last looks brought no progress" in alone

@@ -164,10 +164,8 @@ def test_clicks_beside_the_objects_have_a_table(report, page):
 def test_pictures_tell_the_presence(report, page):
     for picture in (*report.worst, *report.best):
         before, after = picture.views
-        assert f"plain SAM {100 * before.iou:.1f} {NAME} {100 * after.iou:.1f} , presence" in (
-            page.text
-        )
-        assert f"{100 * after.iou:.1f} , presence {100 * after.presence:.1f}" in page.text
+        words = f"plain SAM {100 * before.iou:.1f} {NAME} {100 * after.iou:.1f} presence "
+        assert f"{words}{100 * after.presence:.1f}" in page.text
 
 
 def test_the_class_and_what_was_left_out_are_told(report, page):
