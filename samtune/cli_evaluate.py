@@ -95,9 +95,12 @@ def evaluate(
                 Source(name, predictor, path)
                 for name, predictor, path in zip(names, predictors, [None, *paths], strict=True)
             ]
-            made = write_report(terminal, dataset, sources, checkpoint, stages, files)
+            made = write_report(
+                terminal, dataset, sources, checkpoint, stages, files, max_objects=max_objects
+            )
             base, *scored = made.scores
             obeyed = made.obedience if paths else obeyed
+            found = made.found[1:]
         else:
             base, *scored = evaluate(
                 dataset,
@@ -114,7 +117,7 @@ def evaluate(
                     EmbeddingCache(),
                     on_progress=lambda done, total: terminal.show("clicking beside", done, total),
                 )
-        found = [_score_found(terminal, dataset, one, max_objects) for one in predictors[1:]]
+            found = [_score_found(terminal, dataset, one, max_objects) for one in predictors[1:]]
     if as_json:
         scores = {f"base_{name}": value for name, value in _scores(base).items()}
         adapters_json = [

@@ -30,6 +30,7 @@ def write_report(
     stages: "Stages",
     files: tuple[Path, Path],
     curves: "Curves | None" = None,
+    max_objects: int = 1,
 ) -> "Report":
     """Measure, and write the page and its numbers.
 
@@ -46,6 +47,7 @@ def write_report(
         EmbeddingCache(),
         Path(checkpoint).name,
         stages=stages,
+        max_objects=max_objects,
         curves=curves,
         tell=terminal.show,
     )

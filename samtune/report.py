@@ -22,21 +22,19 @@ from samtune.curves import Curves
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import ALL_KINDS, ObjectScores, PromptKind, Scores, score_objects
+from samtune.found_scores import FoundScores, score_found
 from samtune.images import read_image
 from samtune.obedience import Obedience, measure_obedience
 from samtune.predictor import Predictor
 from samtune.report_data import about_adapter, about_data, about_training
-from samtune.report_pictures import Picture, draw_before_after
+from samtune.report_pictures import Picture, draw_before_after, draw_maps
 from samtune.sam import Sam
 from samtune.sam_f import fit_sam_f
-from samtune.sensitivity import grid_of_clicks, in_object_and_ring, score_clicks
-from samtune.sensitivity_map import Panel, draw_sensitivity
 from samtune.stages import Stages, peak_memory
 from samtune.summaries import Gain, by_image, by_object, by_size, center_iou, summarize
 
 SHOWN = 20  # worst, and best, objects shown as pictures
 _MAPPED = (0.1, 0.5, 0.9)  # which objects get a sensitivity map: quantiles of their IoU
-_MAP_CLICKS = 50  # in each of them
 PROMPTS: dict[PromptKind, tuple[str, str]] = {
     "center": (
         "centre point",
@@ -78,6 +76,7 @@ class Report:
     Attributes:
         scores: mean scores of the given sources, as `evaluate` gives them.
         obedience: how they answer clicks beside the objects, as `measure_obedience` gives it.
+        found: what they find without a click, as `score_found` gives it; None for who cannot.
         numbers: as they go into the JSON file.
         worst, best: pictures of the objects that `numbers` lists under the same names.
         maps: (H, W, 3) uint8 sensitivity maps, in the order of `numbers["sensitivity"]`.
@@ -85,6 +84,7 @@ class Report:
 
     scores: list[Scores]
     obedience: list[Obedience | None]
+    found: list[FoundScores | None]
     numbers: dict[str, Any]
     worst: list[Picture]
     best: list[Picture]
@@ -98,6 +98,7 @@ class _Scored:
     name: str
     scores: list[ObjectScores]
     obedience: Obedience | None = None
+    found: FoundScores | None = None
     is_adapter: bool = False
 
 
@@ -108,6 +109,7 @@ def make_report(
     checkpoint: str,
     *,
     stages: Stages,
+    max_objects: int = 1,
     curves: Curves | None = None,
     tell: Tell = lambda what, done, total: None,
 ) -> Report:
@@ -119,6 +121,7 @@ def make_report(
         cache: where embeddings are kept.
         checkpoint: what the frozen model is called.
         stages: seconds are added to these.
+        max_objects: that adapters look for in an image, those that find.
         curves: how the training went, where this is the held-out part of a `fit`.
         tell: told how far each stage is.
 
@@ -130,10 +133,11 @@ def make_report(
         for done, pair in enumerate(dataset.pairs, start=1):
             cache.encode(read_image(pair.image), sam)
             tell("encoding", done, len(dataset.pairs))
-    found = []
+    scores, found = [], []
     for source in sources:
         with stages.measure(f"scoring {source.name}"):
-            found.append(_score(dataset, source.predictor, cache, None, source.name, tell))
+            scores.append(_score(dataset, source.predictor, cache, None, source.name, tell))
+            found.append(_find(dataset, source, cache, max_objects, tell))
     with stages.measure("clicking beside"):
         obedience = measure_obedience(
             dataset,
@@ -143,8 +147,8 @@ def make_report(
             on_progress=lambda done, total: tell("clicking beside", done, total),
         )
     scored = [
-        _Scored(source.name, scores, obeyed, source.adapter is not None)
-        for source, scores, obeyed in zip(sources, found, obedience, strict=True)
+        _Scored(source.name, own, beside, alone, source.adapter is not None)
+        for source, own, beside, alone in zip(sources, scores, obedience, found, strict=True)
     ]
     means = [Scores.mean(one.scores) for one in scored]
     judged = scored[min(1, len(scored) - 1)]  # the first adapter, or plain SAM alone
@@ -164,7 +168,10 @@ def make_report(
         }
     mapped = list(dict.fromkeys(order[round(q * (len(order) - 1))] for q in _MAPPED))
     with stages.measure("sensitivity"):
-        maps, sensitivity = _maps(dataset, mapped, sources, cache, tell)
+        named = {source.name: source.predictor for source in sources}
+        maps, sensitivity = draw_maps(
+            dataset, mapped, named, cache, lambda done, total: tell("sensitivity", done, total)
+        )
     numbers = {
         "samtune_version": __version__,
         "written": time.strftime("%Y-%m-%d %H:%M"),
@@ -186,7 +193,7 @@ def make_report(
         "images": by_image(dataset, [one.scores for one in scored]),
         "objects": by_object(dataset, [one.scores for one in scored]),
     }
-    return Report(means, obedience, numbers, pictures["worst"], pictures["best"], maps)
+    return Report(means, obedience, found, numbers, pictures["worst"], pictures["best"], maps)
 
 
 def _about_sources(
@@ -202,6 +209,7 @@ def _about_sources(
             "prompts": {kind: summarize(one.scores, base, kind, images) for kind in ALL_KINDS},
             "sizes": by_size(dataset, one.scores, image_size),
             "beside": None if one.obedience is None else asdict(one.obedience),
+            "found": None if one.found is None else asdict(one.found),
         }
         for one in scored
     ]
@@ -227,6 +235,21 @@ def _score(
     return scores
 
 
+def _find(
+    dataset: Dataset, source: Source, cache: EmbeddingCache, max_objects: int, tell: Tell
+) -> FoundScores | None:
+    adapter = source.predictor.adapter
+    if adapter is None or not adapter.info.finds:
+        return None
+    return score_found(
+        dataset,
+        source.predictor,
+        cache,
+        max_objects,
+        on_progress=lambda done, total: tell(f"finding, {source.name}", done, total),
+    )
+
+
 def _cross_fitted(
     dataset: Dataset, sam: Sam, cache: EmbeddingCache, tell: Tell
 ) -> tuple[list[tuple[float, float, float]], list[ObjectScores]]:
@@ -250,39 +273,3 @@ def _cross_fitted(
         ]
         of_object.update(zip(indices, found, strict=True))
     return weights, [of_object[index] for index in range(len(dataset.objects))]
-
-
-def _maps(
-    dataset: Dataset,
-    indices: Sequence[int],
-    sources: Sequence[Source],
-    cache: EmbeddingCache,
-    tell: Tell,
-) -> tuple[list[np.ndarray[Any, np.dtype[np.uint8]]], list[dict[str, Any]]]:
-    """Sensitivity maps of a few objects, and their numbers."""
-    pictures, numbers = [], []
-    for done, index in enumerate(indices):
-        tell("sensitivity", done, len(indices))
-        thing = dataset.objects[index]
-        pair = dataset.pairs[thing.image_index]
-        image = read_image(pair.image)
-        _, embedding = cache.encode(image, sources[0].predictor.sam)
-        targets = [thing.mask()]
-        clicks = grid_of_clicks(targets, _MAP_CLICKS)
-        panels = [
-            Panel(s.name, score_clicks(s.predictor, embedding, targets, clicks)) for s in sources
-        ]
-        pictures.append(draw_sensitivity(image, targets, clicks, panels))
-        found = []
-        for panel in panels:
-            inside, ring = in_object_and_ring(panel.scores, clicks)
-            found.append(
-                {
-                    "name": panel.name,
-                    **asdict(inside),
-                    "ring": None if ring is None else asdict(ring),
-                }
-            )
-        numbers.append({"object": index, "image": pair.image.name, "sources": found})
-    tell("sensitivity", len(indices), len(indices))
-    return pictures, numbers

@@ -11,6 +11,7 @@ from typing import Any
 from samtune.report import PROMPTS, Report
 from samtune.report_curves import curves_section
 from samtune.report_gallery import maps_section, objects_section
+from samtune.report_origin import cost_section, prompts_section, training_section
 from samtune.report_parts import (
     STYLE,
     adapters_in,
@@ -50,14 +51,15 @@ def render(report: Report) -> str:
         _prompts(numbers),
         _scores(numbers),
         _sizes(numbers),
+        _found(numbers),
         _beside(numbers),
         curves_section(numbers),
         maps_section(report),
         objects_section(report),
         _per_image(numbers),
-        _origin(numbers),
-        _training(numbers),
-        _cost(numbers),
+        prompts_section(numbers),
+        training_section(numbers),
+        cost_section(numbers),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -192,6 +194,28 @@ def _sizes(numbers: dict[str, Any]) -> str:
     )
 
 
+def _found(numbers: dict[str, Any]) -> str:
+    """What adapters that need no click find by themselves."""
+    rows = [
+        [
+            name_of(numbers, source),
+            *(percent(found[name]) for name in ("iou", "precision", "recall")),
+        ]
+        for source in numbers["sources"]
+        if (found := source["found"])
+    ]
+    if not rows:
+        return ""
+    return (
+        "<h2>Found without a click</h2><p>Such adapters look for their object by themselves. What "
+        "they find is matched with the true objects, one to one. In %.</p>"
+        f"{table(['', 'IoU', 'precision', 'recall'], rows)}"
+        "<ul><li><b>IoU</b>: mean over the objects; 0 for one that was not found.</li>"
+        "<li><b>precision</b>: of the masks found, how many are right (IoU of 50 or more).</li>"
+        "<li><b>recall</b>: of the objects, how many have such a mask.</li></ul>"
+    )
+
+
 def _beside(numbers: dict[str, Any]) -> str:
     """What clicks beside all objects get, and which objects are taken for none."""
     known = [(source, source["beside"]) for source in numbers["sources"] if source["beside"]]
@@ -230,63 +254,3 @@ def _per_image(numbers: dict[str, Any]) -> str:
         "<h2>By image</h2><details><summary>IoU in % for one click in the middle of each object"
         f"</summary>{table(header, rows)}</details>"
     )
-
-
-def _origin(numbers: dict[str, Any]) -> str:
-    items = "".join(
-        f"<li><b>{escape(one['name'])}</b>: {escape(one['origin'])}</li>"
-        for one in numbers["prompts"].values()
-    )
-    return (
-        f"<h2>Where each prompt came from</h2><p>All are drawn from the true masks.</p><ul>{items}"
-        "</ul><p>What is drawn by chance is seeded by the object's place in the folder, so that "
-        "every model gets the same prompts, today and tomorrow. <code>report.json</code> lists "
-        "every prompt with its scores.</p>"
-    )
-
-
-def _training(numbers: dict[str, Any]) -> str:
-    rows = []
-    for about in numbers["adapters"]:
-        data, scores = about["data"], about["scores"]
-        held_out = ", ".join(
-            f"{name} {percent(scores[key])}"
-            for key, name in (("base_iou", "plain SAM"), ("adapter_iou", "adapter"))
-            if key in scores
-        )
-        settings = ", ".join(f"{key} {value}" for key, value in about["settings"].items())
-        rows += [
-            ["file", about["file"]],
-            ["trained on", _images_and_objects(data, "train")],
-            ["scored on", f"{_images_and_objects(data, 'val')}: {held_out or '–'}"],
-            ["base", f"{about['base']['checkpoint']} ({about['base']['encoder']} image encoder)"],
-            ["written by", f"samtune {about['samtune_version']}, method {about['method']}"],
-            ["settings", settings],
-            ["SHA-256 of its data", data.get("sha256", "–")],
-        ]
-    if not rows:
-        return ""
-    cells = [[name, f"<code>{escape(str(value))}</code>"] for name, value in rows]
-    return (
-        f'<h2>What was trained on what</h2><div class="text">{table(["", ""], cells)}</div><p>As '
-        "the adapter files say. The evaluated folder has SHA-256 "
-        f"<code>{numbers['data']['sha256']}</code>.</p>"
-    )
-
-
-def _cost(numbers: dict[str, Any]) -> str:
-    cost = numbers["cost"]
-    rows = [[escape(name), f"{seconds:.1f}"] for name, seconds in cost["seconds"].items()]
-    peak = cost["peak_memory_bytes"]
-    memory = f"<p>Peak memory: {peak / 1e9:.1f} GB.</p>" if peak else ""
-    return (
-        f"<h2>Time and memory</h2>{table(['stage', 'seconds'], rows)}{memory}<p>Encoding takes no "
-        "time for images whose embedding is cached already.</p>"
-    )
-
-
-def _images_and_objects(data: dict[str, Any], part: str) -> str:
-    images, objects = data.get(f"{part}_images"), data.get(f"{part}_objects")
-    if images is None or objects is None:
-        return "not said"
-    return f"{count(images, 'image')} with {count(objects, 'object')}"

@@ -89,6 +89,7 @@ READING_ORDER = [
     "report_parts",
     "report_curves",
     "report_gallery",
+    "report_origin",
     "report_page",
     "shards",
     "results",

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from PIL import Image
+from test_reference_fit import colour_photo, write_pair
 from tiny_models import build_adapter
 from upstream import sharpen
 
@@ -15,11 +16,14 @@ from samtune.curves import Curves, Start
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import ALL_KINDS, evaluate, prompts_for
+from samtune.found_scores import score_found
 from samtune.images import read_image
 from samtune.obedience import measure_obedience
 from samtune.predictor import Predictor
 from samtune.presence import PresenceHead
+from samtune.reference_fit import fit_references
 from samtune.report import Source, make_report
+from samtune.report_page import render
 from samtune.sam_f import SamF, fit_sam_f
 from samtune.stages import Stages
 
@@ -214,6 +218,29 @@ def test_clicks_beside_the_objects_are_those_of_evaluate(report, dataset, tiny_s
     beside = [source["beside"] for source in report.numbers["sources"]]
     assert beside == [asdict(plain), None, asdict(adapted)]  # SAM-F has no presence to judge
     assert adapted.missed is not None
+
+
+def test_what_is_found_without_a_click_is_scored_for_who_can_find(tiny_sam, sources, tmp_path):
+    # Nearly all of the images is of the reference's colour, so that a random mask of it is of it.
+    red, cache = (250, 20, 20), EmbeddingCache()
+    write_pair(tmp_path / "one", "a.png", *colour_photo(red))
+    for seed in (1, 2):
+        image, mask = colour_photo(red, at=(30, 30), seed=seed)
+        image[:, 20:] = red
+        write_pair(tmp_path / "some", f"{seed}.png", image, mask)
+    one, some = (load_dataset(tmp_path / name) for name in ("one", "some"))
+    fitted = fit_references(one, tiny_sam, cache, "persam", checkpoint_name="tiny")
+    finder = Predictor(tiny_sam, fitted.adapter)
+    finding = [*sources[:1], Source("finder", finder, tmp_path / "finder.safetensors")]
+    made = make_report(some, finding, cache, "tiny", stages=Stages(), max_objects=2)
+    expected = score_found(some, finder, cache, 2)
+    assert expected.iou > 0
+    assert made.found == [None, expected]
+    by_source = [source["found"] for source in made.numbers["sources"]]
+    assert by_source == [None, None, asdict(expected)]
+    shares = [expected.iou, expected.precision, expected.recall]
+    cells = "".join(f"<td>{100 * share:.1f}</td>" for share in shares)
+    assert cells in render(made)
 
 
 def test_curves_of_a_fit_are_among_the_numbers(dataset, sources):
