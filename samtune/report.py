@@ -129,28 +129,8 @@ def make_report(
         Numbers and pictures.
     """
     sam = sources[0].predictor.sam
-    with stages.measure("encoding"):
-        for done, pair in enumerate(dataset.pairs, start=1):
-            cache.encode(read_image(pair.image), sam)
-            tell("encoding", done, len(dataset.pairs))
-    scores, found = [], []
-    for source in sources:
-        with stages.measure(f"scoring {source.name}"):
-            scores.append(_score(dataset, source.predictor, cache, None, source.name, tell))
-            found.append(_find(dataset, source, cache, max_objects, tell))
-    with stages.measure("clicking beside"):
-        obedience = measure_obedience(
-            dataset,
-            sam,
-            [source.predictor for source in sources],
-            cache,
-            on_progress=lambda done, total: tell("clicking beside", done, total),
-        )
-    scored = [
-        _Scored(source.name, own, beside, alone, source.adapter is not None)
-        for source, own, beside, alone in zip(sources, scores, obedience, found, strict=True)
-    ]
-    means = [Scores.mean(one.scores) for one in scored]
+    scored = _measure(dataset, sources, cache, max_objects, stages, tell)
+    given = tuple(scored)  # SAM-F comes among them, for the page
     judged = scored[min(1, len(scored) - 1)]  # the first adapter, or plain SAM alone
     weights: list[tuple[float, float, float]] = []
     if len(dataset.pairs) > 1:
@@ -193,7 +173,48 @@ def make_report(
         "images": by_image(dataset, [one.scores for one in scored]),
         "objects": by_object(dataset, [one.scores for one in scored]),
     }
-    return Report(means, obedience, found, numbers, pictures["worst"], pictures["best"], maps)
+    return Report(
+        [Scores.mean(one.scores) for one in given],
+        [one.obedience for one in given],
+        [one.found for one in given],
+        numbers,
+        pictures["worst"],
+        pictures["best"],
+        maps,
+    )
+
+
+def _measure(
+    dataset: Dataset,
+    sources: Sequence[Source],
+    cache: EmbeddingCache,
+    max_objects: int,
+    stages: Stages,
+    tell: Tell,
+) -> list[_Scored]:
+    """What each source answers to clicks on objects and beside them, and what it finds alone."""
+    predictors = [source.predictor for source in sources]
+    with stages.measure("encoding"):
+        for done, pair in enumerate(dataset.pairs, start=1):
+            cache.encode(read_image(pair.image), predictors[0].sam)
+            tell("encoding", done, len(dataset.pairs))
+    scores = []
+    for source in sources:
+        with stages.measure(f"scoring {source.name}"):
+            scores.append(_score(dataset, source.predictor, cache, None, source.name, tell))
+    with stages.measure("clicking beside"):
+        obedience = measure_obedience(
+            dataset,
+            predictors[0].sam,
+            predictors,
+            cache,
+            on_progress=lambda done, total: tell("clicking beside", done, total),
+        )
+    found = [_find(dataset, source, cache, max_objects, stages, tell) for source in sources]
+    return [
+        _Scored(source.name, own, beside, alone, source.adapter is not None)
+        for source, own, beside, alone in zip(sources, scores, obedience, found, strict=True)
+    ]
 
 
 def _about_sources(
@@ -236,18 +257,26 @@ def _score(
 
 
 def _find(
-    dataset: Dataset, source: Source, cache: EmbeddingCache, max_objects: int, tell: Tell
+    dataset: Dataset,
+    source: Source,
+    cache: EmbeddingCache,
+    max_objects: int,
+    stages: Stages,
+    tell: Tell,
 ) -> FoundScores | None:
+    """What an adapter finds without a click; None if it cannot."""
     adapter = source.predictor.adapter
     if adapter is None or not adapter.info.finds:
         return None
-    return score_found(
-        dataset,
-        source.predictor,
-        cache,
-        max_objects,
-        on_progress=lambda done, total: tell(f"finding, {source.name}", done, total),
-    )
+    stage = f"finding with {source.name}"
+    with stages.measure(stage):
+        return score_found(
+            dataset,
+            source.predictor,
+            cache,
+            max_objects,
+            on_progress=lambda done, total: tell(stage, done, total),
+        )
 
 
 def _cross_fitted(

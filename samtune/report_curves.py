@@ -109,7 +109,7 @@ def _chart(
     """Draw lines over the number of objects seen, from 0 to `end`; dots: (x, y, large)."""
     lines = list(lines)
     values = [y for line in lines for _, y in line.points]
-    levels = _ticks(min(values, default=0), max(values, default=1))
+    levels = _ticks(min([0, *values]), max([0, *values]))  # from 0: a small change looks small
     low, high = levels[0], levels[-1]
     bottom = _TOP + _HEIGHT
 
@@ -148,8 +148,7 @@ def _text(x: float, y: float, anchor: str, text: str) -> str:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers, the first at or below `low` and the last at or above `high`."""
-    if high <= low:
-        low, high = min(low, 0.0), max(low, 0.0) or 1.0
+    high = high if high > low else low + 1
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
