@@ -8,6 +8,7 @@ own numbers; nothing is computed here but where a dot goes.
 from html import escape
 from typing import Any
 
+from samtune.obedience import PRESENT
 from samtune.report import PROMPTS, Report
 from samtune.report_curves import curves_section
 from samtune.report_gallery import maps_section, objects_section
@@ -240,8 +241,28 @@ def _beside(numbers: dict[str, Any]) -> str:
         "<li><b>both</b>: how many get such a mask with such a presence, so that nothing warns of "
         "it.</li>"
         "<li><b>objects missed</b>: of clicks in the middle of objects, how many have a presence "
-        "below 50 %.</li></ul>"
+        f"below 50 %.</li></ul>{_missed(numbers)}"
     )
+
+
+def _missed(numbers: dict[str, Any]) -> str:
+    """The objects that each adapter takes for none, the surest first."""
+    lists = []
+    for position, source in enumerate(numbers["sources"]):
+        missed = []
+        for thing in numbers["objects"]:
+            (center,) = thing["prompts"]["center"]
+            presence = center["scores"][position]["presence"]
+            if presence is not None and presence < PRESENT:
+                missed.append((presence, thing["image"], thing["bbox"]))
+        if missed:
+            items = "".join(
+                f"<li>{escape(image)}, at x {box[0]}, y {box[1]}: presence {percent(presence)}</li>"
+                for presence, image, box in sorted(missed)
+            )
+            title = f"{escape(source['name'])} misses {count(len(missed), 'object')}"
+            lists.append(f"<details><summary>{title}</summary><ul>{items}</ul></details>")
+    return "".join(lists)
 
 
 def _per_image(numbers: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The page: whole, self-contained, and with the report's own numbers."""
 
+import copy
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -159,6 +160,19 @@ def test_clicks_beside_the_objects_have_a_table(report, page):
     nowhere = [{**source, "beside": None} for source in report.numbers["sources"]]
     changed = replace(report, numbers={**report.numbers, "sources": nowhere})
     assert "Clicks beside" not in Page(render(changed)).text
+
+
+def test_missed_objects_are_listed_the_surest_first(report):
+    objects = copy.deepcopy(report.numbers["objects"])
+    for thing, presence in zip(objects, (0.4, 0.6, 0.1, 0.5), strict=True):
+        thing["prompts"]["center"][0]["scores"][2]["presence"] = presence
+    text = Page(render(replace(report, numbers={**report.numbers, "objects": objects}))).text
+    surest, other = (
+        f"{thing['image']}, at x {thing['bbox'][0]}, y {thing['bbox'][1]}: presence"
+        for thing in (objects[2], objects[0])
+    )
+    assert f"{NAME} misses 2 objects {surest} 10.0 {other} 40.0" in text
+    assert "plain SAM misses" not in text
 
 
 def test_pictures_tell_the_presence(report, page):
