@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from samtune.report_parts import colour_of, percent
+from samtune.report_parts import colour_of, count, percent
 
 _LEFT, _RIGHT, _TOP, _WIDTH, _HEIGHT = 62, 24, 10, 374, 130  # of the plotted area, pixels
 _GIVEN_UP = "#cc79a7"
@@ -35,6 +35,7 @@ def curves_section(numbers: dict[str, Any]) -> str:
     kept_at, kept_iou = looks[training["kept"]]
     own, plain = (colour_of(numbers, numbers["sources"][index]) for index in (-1, 0))
     window = max(1, len(chosen["seen"]) // _SMOOTHED)
+    times = count(len(looks), "look")
     losses = [
         line
         for start, colour in [(s, _GIVEN_UP) for s in training["given_up"]] + [(chosen, own)]
@@ -51,8 +52,8 @@ def curves_section(numbers: dict[str, Any]) -> str:
     return (
         f"<h2>How training went</h2><p>Training {_ENDED[training['stopped']]}: it showed {end:,} "
         "objects, the same ones again and again where there are fewer. Kept is what had been "
-        f"learned after {kept_at:,}, the best of {len(looks)} looks at held-out objects. As these "
-        "very objects chose the look, their scores on this page flatter a little.</p>"
+        f"learned after {kept_at:,}, the best of {times} at held-out objects. As these "
+        "very objects chose, their scores on this page flatter a little.</p>"
         f"{_legend(training, own, plain)}"
         f"<h3>Loss</h3>{_chart('loss', losses, end)}"
         f"<h3>IoU on held-out objects, %</h3>{_chart('held-out IoU', scores, end, dots, own)}"
@@ -69,19 +70,32 @@ def curves_section(numbers: dict[str, Any]) -> str:
 
 def _legend(training: dict[str, Any], own: str, plain: str) -> str:
     entries = [(own, "adapter"), (plain, "plain SAM")]
-    explained = ""
     if training["given_up"]:
         entries.insert(1, (_GIVEN_UP, "a start that was given up"))
-        tried = ", ".join(f"{start['first_offset']:g}" for start in training["given_up"])
-        explained = (
-            "<p>Training was begun with a small and with a large first change of the prompt, and "
-            "went on with the start whose loss was lower at the end of the trial (size "
-            f"{training['chosen']['first_offset']:g}; given up: {tried}).</p>"
-        )
     dots = " &nbsp; ".join(
         f'<span class="dot" style="background:{colour}"></span>{name}' for colour, name in entries
     )
-    return f"{explained}<p>{dots}</p>"
+    return f"{_starts(training)}<p>{dots}</p>"
+
+
+def _starts(training: dict[str, Any]) -> str:
+    """How the start was chosen, where there was a choice."""
+    size = f"{training['chosen']['first_offset']:g}"
+    if training["tried"]:
+        scores = ", ".join(f"{tried:g}: {percent(iou)}" for tried, iou in training["tried"])
+        return (
+            "<p>With so few masks, training was tried from each start to its end: a first change "
+            "of the prompt by so much, or none (0), where only the choice among SAM's masks is "
+            f"learned. IoU on held-out objects, in %: {scores}; kept: {size}.</p>"
+        )
+    if training["given_up"]:
+        tried = ", ".join(f"{start['first_offset']:g}" for start in training["given_up"])
+        return (
+            "<p>Training was begun with a small and with a large first change of the prompt, and "
+            "went on with the start whose loss was lower at the end of the trial (size "
+            f"{size}; given up: {tried}).</p>"
+        )
+    return ""
 
 
 def _loss_lines(start: dict[str, Any], colour: str, window: int) -> list[_Line]:

@@ -85,7 +85,7 @@ class Trials:
         self.courses: dict[tuple[float, int], Start] = {}  # how they went
         self.final: Weights | None = None
         self.last: Start | None = None  # how the training on everything went
-        self.base_iou: float | None = None  # plain SAM's, where there is one split
+        self.base_iou: float | None = None  # plain SAM's, on the last split
         self.going_on: dict[str, Any] | None = None  # state of a training that was interrupted
         self.run: TrainingRun | None = None
         self.seen = 0  # objects in all trainings that are done
@@ -122,15 +122,15 @@ class Trials:
             run = self._train(start, self.splits[index], on_progress, save_state)
             self.scores[trial] = run.best_iou
             self.weights[trial] = run.best
-            self.courses[trial] = run.learner.course
-            self.base_iou = run.base_iou if len(self.splits) == 1 else None
+            self.courses[trial] = run.curves.chosen
+            self.base_iou = run.curves.base_iou
             save_state()
         if self.everything is None:
             self.final = self.weights[self.first_offset, 0]
         elif self.final is None:
             last = Split(self.everything, [])
             run = self._train(self.first_offset, last, on_progress, save_state)
-            self.final, self.last = run.best, run.learner.course
+            self.final, self.last = run.best, run.curves.chosen
             save_state()
         return self.stopped
 

@@ -234,7 +234,7 @@ def test_a_full_disk_at_the_end_does_not_cost_the_training(
 
 def test_a_report_is_about_the_held_out_images_with_the_training_s_curves(base_iou, toy_dataset):
     base_iou(0.0)
-    result = run("fit", toy_dataset, "--epochs", 1, "--no-pmm", "--report", "out")
+    result = run("fit", toy_dataset, *QUICK, "--no-pmm", "--report", "out")
     assert f"wrote {Path('out/report.html')} and {Path('out/report.json')}" in result.stdout
     numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
     assert (numbers["data"]["images"], numbers["adapters"][0]["images_seen_in_training"]) == (2, 0)
@@ -258,7 +258,7 @@ def test_interrupted_while_reporting_resume_reports_without_training_again(
 ):
     # And a rejected adapter is one to look at all the more.
     base_iou(0.99)
-    words = ["fit", toy_dataset, "--epochs", 1, "--no-pmm", "--report", "out"]
+    words = ["fit", toy_dataset, *QUICK, "--no-pmm", "--report", "out"]
 
     def interrupted(*given, curves, **others):
         curves_then.append(curves)
@@ -284,7 +284,10 @@ def test_a_report_that_cannot_be_written_is_one_line_before_any_work(
 ):
     monkeypatch.setattr("samtune.sam.load_sam", lambda *a: pytest.fail("loaded"))
     (workplace / "out").write_text("a file")
-    assert "out is not a folder" in one_error(run("fit", toy_dataset, "--report", "out"))
+    assert "out is not a folder" in one_error(run("fit", toy_dataset, *QUICK, "--report", "out"))
+    # Without an option, these few images would take turns in being held out.
+    message = one_error(run("fit", toy_dataset, "--report", "elsewhere"))
+    assert "give --val or --val-fraction" in message
     assert files_in(workplace) == {"out"}
 
 

@@ -261,6 +261,7 @@ def test_curves_of_a_fit_are_among_the_numbers(dataset, sources):
         "looks": [[3, 0.5], [6, 0.75]],
         "base_iou": 0.25,
         "stopped": "finished",
+        "tried": [],
         "kept": 1,
     }
 

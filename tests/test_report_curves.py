@@ -94,6 +94,12 @@ def test_why_training_ended_and_what_was_given_up_are_told():
     assert "at its time limit" in section(stopped="time")
 
 
+def test_of_few_masks_the_score_of_each_start_is_told():
+    text = section(tried=((0.0, 0.312), (0.1, 0.72), (1.0, 0.4)))
+    assert "0: 31.2, 0.1: 72.0, 1: 40.0; kept: 0.1" in text
+    assert "whose loss was lower" not in text
+
+
 @pytest.mark.parametrize(
     "chosen",
     [
