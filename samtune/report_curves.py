@@ -35,7 +35,7 @@ def curves_section(numbers: dict[str, Any]) -> str:
     kept_at, kept_iou = looks[training["kept"]]
     own, plain = (colour_of(numbers, numbers["sources"][index]) for index in (-1, 0))
     window = max(1, len(chosen["seen"]) // _SMOOTHED)
-    times = count(len(looks), "look")
+    times, smooth = count(len(looks), "look"), count(window, "step")
     losses = [
         line
         for start, colour in [(s, _GIVEN_UP) for s in training["given_up"]] + [(chosen, own)]
@@ -59,8 +59,8 @@ def curves_section(numbers: dict[str, Any]) -> str:
         f"<h3>IoU on held-out objects, %</h3>{_chart('held-out IoU', scores, end, dots, own)}"
         f"<h3>Learning rate</h3>{_chart('learning rate', [_Line(rates, own)], end)}"
         "<ul><li><b>loss</b>: how wrong the masks of training objects are, which training makes "
-        f"less. Thin: each step. Thick: mean of {window} steps. A loss that falls while the IoU "
-        "below does not rise is learning by heart.</li>"
+        f"less. Thin: each step. Thick: mean of {smooth}. A loss that falls while the IoU below "
+        "does not rise is learning by heart.</li>"
         "<li><b>IoU on held-out objects</b>: each look, quick: on a coarse grid, and on up to 100 "
         f"of them, so that it differs a little from the scores above. The large dot "
         f"({percent(kept_iou)}) is what was kept.</li>"
