@@ -11,6 +11,7 @@ import typer
 from samtune.cli_fit_data import read_references, read_train_and_held_out
 from samtune.cli_fit_references import fit_from_references, parse_parts
 from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
+from samtune.cli_report import report_files, report_fit
 from samtune.config import PARTS, FitConfig, MethodName
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -29,7 +30,9 @@ from samtune.console import (
     print_json,
     speak_of_errors,
 )
+from samtune.errors import SamtuneError
 from samtune.processes import Processes, joined, started
+from samtune.stages import Stages
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
@@ -122,6 +125,14 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted fit, same options.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write DIR/report.html, a page about the held-out images with the training's "
+            "curves, and DIR/report.json, its numbers.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Keep an adapter that is no better than plain SAM.")
     ] = False,
@@ -150,6 +161,11 @@ def fit(
         )
     if method != "plm" and started().count > 1:
         context.fail(f"--method {method} trains nothing: start it without torchrun.")
+    if method != "plm" and report is not None and val is None and val_fraction is None:
+        context.fail(
+            f"--report is about held-out images, and --method {method} holds none out by itself: "
+            "give --val or --val-fraction, too."
+        )
     if method == "persam-f" and set(left_out) & {"cascade", "negative-point"}:
         context.fail(
             "--method persam-f has no negative point, and weighs the first of its cascade's "
@@ -166,12 +182,14 @@ def fit(
     )
     name = data.resolve().stem if data.is_file() else data.resolve().name
     output = Path(f"{name}.safetensors") if output is None else output
+    files = None if report is None else report_files(report)
     if method != "plm":
         with Terminal(quiet) as terminal:
             train, held = read_references(
                 terminal, data, val, val_fraction, class_id, objects, images, config
             )
-            check_writable(output)
+            for file in (output, *(files or ())):
+                check_writable(file)
             fit_from_references(
                 terminal,
                 train,
@@ -184,15 +202,22 @@ def fit(
                 checkpoint=checkpoint,
                 device=device,
                 as_json=as_json,
+                report=files,
             )
         return
-    state = Path(f"{output}.resume")
+    state, stages = Path(f"{output}.resume"), Stages()
 
     def read() -> tuple["Dataset", "Dataset | None"]:
         found = read_train_and_held_out(
             terminal, data, val, val_fraction, class_id, objects, images, config
         )
-        check_writable(output)
+        if report is not None and found[1] is None:
+            raise SamtuneError(
+                "--report is about held-out images, and these are so few that trainings take turns "
+                "in holding them out: give --val or --val-fraction, too."
+            )
+        for file in (output, *(files or ())):
+            check_writable(file)
         return found
 
     with (
@@ -200,7 +225,8 @@ def fit(
         _explained_interruption(state, processes),
         Terminal(quiet or not processes.is_first) as terminal,
     ):
-        train, held_out = processes.from_first(read)
+        with stages.measure("reading data"):
+            train, held_out = processes.from_first(read)
         if output.is_file():
             terminal.say(f"{output} exists; a better adapter than plain SAM replaces it.")
         _say_where_to_start(terminal, state, resume)
@@ -209,7 +235,8 @@ def fit(
                 f"{processes.count} processes share batches of {count(batch_size, 'object')}: "
                 "some have nothing to do while training (--batch-size)."
             )
-        sam = processes.first_then_others(lambda: open_sam(terminal, checkpoint, device))
+        with stages.measure("loading the model"):
+            sam = processes.first_then_others(lambda: open_sam(terminal, checkpoint, device))
         speak_of_errors()
         result = _train(
             terminal, train, held_out, sam, config, checkpoint, state, resume, processes
@@ -219,13 +246,32 @@ def fit(
 
     kept = result.better or force
     path = output if kept else output.with_name(f"{output.stem}.rejected.safetensors")
-    with _explained_interruption(state, processes):
+    with _explained_interruption(state, processes), Terminal(quiet) as terminal:
         result.adapter.save(path)
-        state.unlink(missing_ok=True)
+        if files is not None and held_out is not None:
+            stages.seconds |= {
+                "encoding": result.seconds["encode"],
+                "training": result.seconds["train"],
+            }
+            report_fit(
+                terminal,
+                held_out,
+                sam,
+                result.adapter,
+                path,
+                checkpoint,
+                stages,
+                files,
+                result.curves,
+            )
+        state.unlink(missing_ok=True)  # kept so far: going on costs no training
+
     if as_json:
         print_json(summary(result, path))
     else:
         typer.echo(scores_in_words(result, path, sam))
+    if files is not None and not as_json:
+        typer.echo(f"wrote {files[0]} and {files[1]}")
     if not result.better:
         explain_failure(result, path, output, kept)
     if not as_json:

@@ -31,7 +31,8 @@ def scores_in_words(result: "FitResult", path: Path, sam: "Sam") -> str:
     if pmm is not None:
         trainable += f", and {sum(p.numel() for p in pmm.parameters()):,} for refining"
     phases = ", ".join(f"{phase} {duration(taken)}" for phase, taken in result.seconds.items())
-    ended = "" if result.stopped == "finished" else f"; ended early: {result.stopped}"
+    stopped = result.curves.stopped
+    ended = "" if stopped == "finished" else f"; ended early: {stopped}"
     return "\n".join(
         [
             "",
@@ -119,5 +120,5 @@ def summary(result: "FitResult", path: Path) -> dict[str, Any]:
         "parameters": result.adapter.learned.parameters_in_use(),
         "objects_per_second": result.objects_per_second,
         "seconds": result.seconds,
-        "stopped": result.stopped,
+        "stopped": result.curves.stopped,
     }

@@ -277,8 +277,18 @@ def read_data(
     images: Path | None,
     *,
     boxes: bool = False,
+    describe: bool = True,
 ) -> "Dataset":
     """Read images and their objects; say what was found, left out, and assumed.
+
+    Args:
+        terminal: says it.
+        data: as all that follow, of `load_dataset`.
+        class_id: the target.
+        objects: what is one object.
+        images: where images are.
+        boxes: whether boxes are objects.
+        describe: say how many images and objects there are; not for who prints that as a result.
 
     Raises:
         DatasetError: it is no data set.
@@ -293,7 +303,8 @@ def read_data(
         boxes=boxes,
         on_progress=lambda done, total: terminal.show(f"reading {data.name}", done, total),
     )
-    terminal.say(f"{data}: {dataset.describe()}")
+    if describe:
+        terminal.say(f"{data}: {dataset.describe()}")
     for skipped in dataset.skipped[:_NAMED_SKIPPED]:
         terminal.say(f"  left out: {skipped.path.name}, {skipped.reason}")
     if len(dataset.skipped) > _NAMED_SKIPPED:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from samtune.config import FitConfig
+from samtune.curves import Start
 from samtune.draws import Drawn
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
@@ -82,6 +83,7 @@ class Learner:
         self.total, self.first_offset, self.processes = total, first_offset, processes
         self.step = 0
         self.losses: list[float] = []  # of the masks, a step
+        self.learning_rates: list[float] = []  # of the PLM, or of the selector alone, a step
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.learned = _modules(config, first_offset)
@@ -106,6 +108,17 @@ class Learner:
         """How many objects the steps so far have seen."""
         return min(self.step * self.config.batch_size, self.total)
 
+    @property
+    def course(self) -> Start:
+        """How the steps so far went."""
+        size = self.config.batch_size
+        return Start(
+            self.first_offset,
+            tuple(min(step * size, self.total) for step in range(1, self.step + 1)),
+            tuple(self.losses),
+            tuple(self.learning_rates),
+        )
+
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, tensors and plain values."""
         return {
@@ -113,6 +126,7 @@ class Learner:
             "total": self.total,
             "step": self.step,
             "losses": self.losses,
+            "learning_rates": self.learning_rates,
             "learned": self.learned.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -122,14 +136,19 @@ class Learner:
         """Go on from a state of a learner with the same arguments."""
         self.total, self.step = state["total"], state["step"]
         self.losses = list(state["losses"])
+        self.learning_rates = list(state["learning_rates"])
         self.learned.load_state_dict(state["learned"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def train_step(self) -> None:
         """Learn from the next few objects."""
+        share = self.schedule()
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.schedule()
+            group["lr"] = rate * share
+        config = self.config
+        rate = config.learning_rate if "plm" in self.learned else config.selector_rate
+        self.learning_rates.append(rate * share)
         self.optimizer.zero_grad()
         rng = np.random.default_rng([self.config.seed, 2, self.step])
         batch = [self.objects[index] for index in self.indices()]

@@ -8,7 +8,7 @@ far, and what has to be kept to go on after an interruption.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from samtune.config import FitConfig
+from samtune.curves import Curves, Start
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
@@ -85,6 +86,8 @@ class TrainingRun:
         self.seconds = 0.0  # spent in steps, those of the probe included
         self.trained = 0  # objects in those steps
         self.curve: list[tuple[int, float]] = []
+        self.base_iou: float | None = None  # plain SAM's in a look, once training has begun
+        self.given_up: list[Start] = []  # the probe's other starts
         self.stopped = "finished"  # or "time", "no progress": one that is resumed stays stopped
         self.best_iou = -1.0
         self.best: dict[str, Tensor] = {}
@@ -104,11 +107,21 @@ class TrainingRun:
         """How fast the steps were, the probe's included."""
         return self.trained / max(self.seconds, 1e-9)
 
+    @property
+    def curves(self) -> Curves:
+        """How the training went."""
+        return Curves(
+            self.learner.course,
+            tuple(self.given_up),
+            tuple(self.curve),
+            self.base_iou,
+            self.stopped,
+        )
+
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Train to the end; returns why it ended."""
-        base_iou = None
         if self.held_out:
-            base_iou = self.learner.held_out_iou(self.held_out, plain=True)
+            self.base_iou = self.learner.held_out_iou(self.held_out, plain=True)
 
         def tell(learner: Learner) -> None:
             on_progress(
@@ -118,7 +131,7 @@ class TrainingRun:
                     learner.total,
                     loss=float(np.mean(learner.losses[-50:])),
                     val_iou=self.best_iou if self.curve else None,
-                    base_iou=base_iou,
+                    base_iou=self.base_iou,
                     seconds_left=self._seconds_left(learner),
                 )
             )
@@ -170,6 +183,7 @@ class TrainingRun:
             "best": self.best,
             "best_iou": self.best_iou,
             "stopped": self.stopped,
+            "given_up": [asdict(start) for start in self.given_up],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -178,6 +192,7 @@ class TrainingRun:
         self.learner.restore(state["learner"])
         self.probed = True
         self.curve = [(int(seen), float(iou)) for seen, iou in state["curve"]]
+        self.given_up = [Start(**start) for start in state["given_up"]]
         for name in ("seconds", "trained", "best", "best_iou", "stopped"):
             setattr(self, name, state[name])
 
@@ -188,16 +203,19 @@ class TrainingRun:
         answer and finds another. Which of them a task needs shows in what they have come to at
         the end of the probe, not before: the large one starts from further away.
         """
-        lowest = math.inf
+        lowest, tried = math.inf, []
         for first_offset in sorted(self.config.first_offsets, reverse=True):
             learner = self.start(first_offset)
             steps = min(max(1, self.config.probe_objects // self.config.batch_size), learner.steps)
             for _ in range(steps):
                 self._step(learner)
                 tell(learner)
+            tried.append(learner.course)
             loss = float(np.mean(learner.losses[-max(1, steps // 4) :]))
             if loss < lowest:
                 lowest, self.learner = loss, learner
+        chosen = self.learner.first_offset
+        self.given_up = [start for start in tried if start.first_offset != chosen]
         self.probed = True
 
     def _seconds_left(self, learner: Learner) -> float:

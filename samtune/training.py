@@ -17,6 +17,7 @@ import numpy as np
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.config import FitConfig
+from samtune.curves import Curves
 from samtune.dataset import Dataset, folds
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import SamtuneError
@@ -48,8 +49,7 @@ class FitResult:
             by one that had not seen it; 0 where objects were held out for good.
         objects_per_second: in training, validation left out.
         seconds: of the phases "encode" and "train", and "total".
-        val_curve: (objects seen, held-out IoU) at each look.
-        stopped: why training ended: "finished", "no progress", "time".
+        curves: how the training went, step by step.
     """
 
     adapter: Adapter
@@ -59,8 +59,7 @@ class FitResult:
     folds: int
     objects_per_second: float
     seconds: dict[str, float]
-    val_curve: tuple[tuple[int, float], ...]
-    stopped: str
+    curves: Curves
 
     @property
     def better(self) -> bool:
@@ -143,7 +142,7 @@ def fit(
     state = processes.from_first(saved_state)
     if state is not None:
         run.restore(state)
-    stopped = run.train(on_progress, save_state)
+    run.train(on_progress, save_state)
     learned = run.best_modules()
     trials = run.trial_modules() if isinstance(run, Trials) and parts else []
     turns = [(trial.plm, one) for trial, one in zip(trials, _splits(objects, parts), strict=True)]
@@ -183,8 +182,7 @@ def fit(
             "train": trained - encoded,
             "total": ended - started,
         },
-        val_curve=tuple(run.curve),
-        stopped=stopped,
+        curves=run.curves,
     )
 
 

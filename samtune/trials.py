@@ -10,13 +10,14 @@ scored on those.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from samtune.config import FitConfig
+from samtune.curves import Curves, Start
 from samtune.learner import EncodedImages
 from samtune.processes import ALONE, Processes
 from samtune.prompt_learning import PromptLearning
@@ -81,7 +82,10 @@ class Trials:
         self.splits, self.everything, self.processes = splits, everything, processes
         self.scores: dict[tuple[float, int], float] = {}  # held-out IoU by start and split
         self.weights: dict[tuple[float, int], Weights] = {}  # what each of those trials came to
+        self.courses: dict[tuple[float, int], Start] = {}  # how they went
         self.final: Weights | None = None
+        self.last: Start | None = None  # how the training on everything went
+        self.base_iou: float | None = None  # plain SAM's, on the last split
         self.going_on: dict[str, Any] | None = None  # state of a training that was interrupted
         self.run: TrainingRun | None = None
         self.seen = 0  # objects in all trainings that are done
@@ -100,9 +104,16 @@ class Trials:
         return max(means, key=lambda start: means[start])
 
     @property
-    def curve(self) -> list[tuple[int, float]]:
-        """None: a training has one look, at its end."""
-        return []
+    def curves(self) -> Curves:
+        """How the training that is kept went, and the trials of the other starts."""
+        start = self.first_offset
+        others = [course for course in self.courses.values() if course.first_offset != start]
+        tried = tuple(self._means(len(self.splits)).items())
+        if self.last is not None:
+            return Curves(self.last, tuple(others), (), None, self.stopped, tried)
+        course = self.courses[start, 0]
+        look = course.seen[-1], self.scores[start, 0]
+        return Curves(course, tuple(others), (look,), self.base_iou, self.stopped, tried)
 
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Try the starts, train the best one; returns why the last training ended."""
@@ -111,12 +122,15 @@ class Trials:
             run = self._train(start, self.splits[index], on_progress, save_state)
             self.scores[trial] = run.best_iou
             self.weights[trial] = run.best
+            self.courses[trial] = run.curves.chosen
+            self.base_iou = run.curves.base_iou
             save_state()
         if self.everything is None:
             self.final = self.weights[self.first_offset, 0]
         elif self.final is None:
             last = Split(self.everything, [])
-            self.final = self._train(self.first_offset, last, on_progress, save_state).best
+            run = self._train(self.first_offset, last, on_progress, save_state)
+            self.final, self.last = run.best, run.curves.chosen
             save_state()
         return self.stopped
 
@@ -132,14 +146,20 @@ class Trials:
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs."""
-        names = ("scores", "weights", "final", "seen", "seconds", "stopped")
-        going_on = None if self.run is None else self.run.state()
-        return {"going_on": going_on, **{name: getattr(self, name) for name in names}}
+        names = ("scores", "weights", "final", "base_iou", "seen", "seconds", "stopped")
+        return {
+            "going_on": None if self.run is None else self.run.state(),
+            "courses": {trial: asdict(course) for trial, course in self.courses.items()},
+            "last": None if self.last is None else asdict(self.last),
+            **{name: getattr(self, name) for name in names},
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         for name, value in state.items():
             setattr(self, name, value)
+        self.courses = {trial: Start(**course) for trial, course in state["courses"].items()}
+        self.last = None if state["last"] is None else Start(**state["last"])
 
     def _train(
         self,

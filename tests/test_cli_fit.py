@@ -13,6 +13,7 @@ from broken_data import NAMED_BY_FAULT, disk, healthy, photo, save
 from command import files_in, one_error, run, use_instead_of_weights
 from PIL import Image
 
+import samtune.report
 import samtune.training
 from samtune.adapter import Adapter, read_info
 from samtune.errors import OutputError
@@ -226,6 +227,68 @@ def test_a_full_disk_at_the_end_does_not_cost_the_training(
     monkeypatch.setattr(Learner, "train_step", None)  # there is nothing more to train
     assert run(*words, "--resume").exit_code == 0
     assert files_in(workplace) == {"a.safetensors"}
+
+
+# --------------------------------------------------------------------------- --report
+
+
+def test_a_report_is_about_the_held_out_images_with_the_training_s_curves(base_iou, toy_dataset):
+    base_iou(0.0)
+    result = run("fit", toy_dataset, *QUICK, "--no-pmm", "--report", "out")
+    assert f"wrote {Path('out/report.html')} and {Path('out/report.json')}" in result.stdout
+    numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
+    assert (numbers["data"]["images"], numbers["adapters"][0]["images_seen_in_training"]) == (2, 0)
+    assert [source["name"] for source in numbers["sources"]] == ["plain SAM", "SAM-F", "toy"]
+    scores = read_info(Path("toy.safetensors")).scores
+    adapted = numbers["sources"][2]["prompts"]["center"]
+    assert (adapted["iou"], adapted["oracle_iou"]) == pytest.approx(
+        (scores["adapter_iou"], scores["adapter_oracle_iou"])
+    )
+    assert numbers["training"]["chosen"]["seen"] == [2, 4, 6]
+    assert len(numbers["training"]["chosen"]["losses"]) == 3
+    names = ["reading data", "loading the model", "encoding", "training"]
+    assert list(numbers["cost"]["seconds"])[:4] == names
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "How training went" in page
+    assert "held out by samtune fit" in page
+
+
+def test_interrupted_while_reporting_resume_reports_without_training_again(
+    base_iou, toy_dataset, workplace, monkeypatch
+):
+    # And a rejected adapter is one to look at all the more.
+    base_iou(0.99)
+    words = ["fit", toy_dataset, *QUICK, "--no-pmm", "--report", "out"]
+
+    def interrupted(*given, curves, **others):
+        curves_then.append(curves)
+        raise KeyboardInterrupt
+
+    curves_then = []
+    with monkeypatch.context() as patch:
+        patch.setattr(samtune.report, "make_report", interrupted)
+        result = run(*words)
+    assert result.exit_code == 130
+    assert "--resume goes on" in result.stderr.splitlines()[-1]
+    assert files_in(workplace) == {"toy.rejected.safetensors", "toy.safetensors.resume"}
+    monkeypatch.setattr(Learner, "train_step", None)  # there is nothing more to train
+    assert "not better than plain SAM" in one_error(run(*words, "--resume"))
+    written = {"toy.rejected.safetensors", "out/report.html", "out/report.json"}
+    assert files_in(workplace) == written
+    numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
+    assert numbers["training"]["chosen"]["losses"] == list(curves_then[0].chosen.losses)
+
+
+def test_a_report_that_cannot_be_written_is_one_line_before_any_work(
+    toy_dataset, workplace, monkeypatch
+):
+    monkeypatch.setattr("samtune.sam.load_sam", lambda *a: pytest.fail("loaded"))
+    (workplace / "out").write_text("a file")
+    assert "out is not a folder" in one_error(run("fit", toy_dataset, *QUICK, "--report", "out"))
+    # Without an option, these few images would take turns in being held out.
+    message = one_error(run("fit", toy_dataset, "--report", "elsewhere"))
+    assert "give --val or --val-fraction" in message
+    assert files_in(workplace) == {"out"}
 
 
 def test_interrupted_before_there_is_anything_to_go_on_from(toy_dataset, monkeypatch):

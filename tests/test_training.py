@@ -3,6 +3,7 @@
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import build_tiny_sam
@@ -92,7 +93,7 @@ def test_an_adapter_learns_a_task_that_plain_sam_cannot_do(run):
     low, high = result.gain.interval
     assert low <= result.gain.mean <= high
     assert result.gain.verdict == "better"
-    assert result.stopped == "finished"
+    assert result.curves.stopped == "finished"
 
 
 def test_the_better_of_two_first_offsets_goes_on_and_the_other_leaves_no_trace(run):
@@ -116,8 +117,8 @@ def test_training_ends_early_where_looks_bring_no_progress(run):
     # Without learning, every look finds the same: none is better than the first.
     still = replace(QUICK, learning_rate=0.0, selector_rate=0.0, pmm=False, patience=2)
     result = run(still)
-    assert result.stopped == "no progress"
-    assert len(result.val_curve) == 3  # the first, and two without progress
+    assert result.curves.stopped == "no progress"
+    assert len(result.curves.looks) == 3  # the first, and two without progress
     assert result.adapter.info.data["objects_seen"] == 12
 
 
@@ -145,15 +146,15 @@ def test_the_best_look_is_kept_whatever_training_does_afterwards(run):
         return run(config, cache=cache, on_progress=listen)
 
     long, short = run_into_trouble(patience=4), run_into_trouble(patience=1)
-    best = [iou for _, iou in long.val_curve].index(max(iou for _, iou in long.val_curve))
+    best = [iou for _, iou in long.curves.looks].index(max(iou for _, iou in long.curves.looks))
     assert best < 2  # of four
-    assert len(short.val_curve) == best + 2
+    assert len(short.curves.looks) == best + 2
     assert same(long, short)
 
 
 def test_time_limit_ends_training_with_what_was_learned_so_far(run):
     result = run(replace(QUICK, objects=10_000, max_minutes=1e-6))
-    assert result.stopped == "time"
+    assert result.curves.stopped == "time"
     assert result.adapter.info.data["objects_seen"] < 100
     assert result.adapted.objects == 2
 
@@ -195,7 +196,7 @@ def test_fit_leaves_the_callers_random_numbers_alone(run):
 def test_same_seed_gives_the_same_adapter_and_another_seed_another(run, whole):
     again, other = run(), run(replace(QUICK, seed=1))
     assert same(again, whole)
-    assert again.val_curve == whole.val_curve
+    assert again.curves.looks == whole.curves.looks
     assert not same(other, whole)
 
 
@@ -234,7 +235,7 @@ def test_held_out_images_have_no_say_in_the_weights(run, data):
     # One look, at the end: all that the held-out objects can do then is to be scored.
     once = replace(QUICK, validations=1, pmm=False)
     one, other = (run(once, val=data[1].subset([index])) for index in (0, 1))
-    assert one.val_curve != other.val_curve
+    assert one.curves.looks != other.curves.looks
     assert same(one, other)
 
 
@@ -312,7 +313,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(run, whole, state,
         state_path=state, resume=True, on_progress=lambda p: seen.append((p.phase, p.done))
     )
     assert same(resumed, whole)
-    assert resumed.val_curve == whole.val_curve
+    assert resumed.curves == whole.curves
     assert (resumed.base, resumed.adapted) == (whole.base, whole.adapted)
     assert resumed.adapter.info == whole.adapter.info
     if (phase, done) == ("train", 14):  # it did not start from the beginning
@@ -323,7 +324,9 @@ def test_resuming_after_two_first_offsets_were_tried_goes_on_with_the_chosen_one
     config = replace(QUICK, first_offsets=(0.1, 1.0))
     with pytest.raises(KeyboardInterrupt):
         run(config, state_path=state, on_progress=interrupt("train", 10))
-    assert same(run(config, state_path=state, resume=True), run(config))
+    resumed, undisturbed = run(config, state_path=state, resume=True), run(config)
+    assert same(resumed, undisturbed)
+    assert resumed.curves == undisturbed.curves
 
 
 def test_state_is_there_until_the_caller_has_saved_the_adapter(run, whole, state):
@@ -340,8 +343,8 @@ def test_what_ended_early_has_ended_for_who_resumes_it_too(run, state, patience)
     with pytest.raises(KeyboardInterrupt):
         run(still, state_path=state, on_progress=interrupt("score", 0))
     resumed, undisturbed = run(still, state_path=state, resume=True), run(still)
-    assert resumed.stopped == undisturbed.stopped == "no progress"
-    assert resumed.val_curve == undisturbed.val_curve
+    assert resumed.curves == undisturbed.curves
+    assert resumed.curves.stopped == "no progress"
     assert resumed.adapter.info == undisturbed.adapter.info
 
 
@@ -350,7 +353,7 @@ def test_what_the_time_limit_ended_has_ended_for_who_resumes_it_too(run, state):
     with pytest.raises(KeyboardInterrupt):
         run(short, state_path=state, on_progress=interrupt("score", 0))
     resumed = run(short, state_path=state, resume=True)
-    assert resumed.stopped == "time"
+    assert resumed.curves.stopped == "time"
     assert resumed.adapter.info.data["objects_seen"] == 2
 
 
@@ -403,7 +406,7 @@ def test_progress_tells_phases_counts_and_scores_in_order(run):
         assert {progress.total for progress in of_phase} == {total}
     training = [progress for progress in told if progress.phase == "train"]
     assert training[0].val_iou is None  # nobody has looked yet
-    assert training[-1].val_iou == max(iou for _, iou in result.val_curve)
+    assert training[-1].val_iou == max(iou for _, iou in result.curves.looks)
     assert len({progress.base_iou for progress in training}) == 1
     assert all(progress.loss > 0 for progress in training)
     assert training[-1].seconds_left == 0
@@ -430,8 +433,34 @@ def test_the_adapter_says_what_it_was_trained_on_and_names_no_file(
         assert trace.encode() not in content[:20_000]  # the text is at the beginning
 
 
-def test_looks_and_speed_are_reported(whole):
-    assert [seen for seen, _ in whole.val_curve] == [4, 8, 12, 16]
+def test_curves_have_every_step_and_every_look(run, whole):
+    told = []
+    assert run(on_progress=told.append).curves == whole.curves
+    assert [seen for seen, _ in whole.curves.looks] == [4, 8, 12, 16]
+    assert whole.curves.base_iou == told[-4].base_iou  # before two of scoring and a first of it
+    assert (whole.curves.given_up, whole.curves.stopped) == ((), "finished")
+    steps = whole.curves.chosen
+    assert steps.seen == (2, 4, 6, 8, 10, 12, 14, 16)
+    # What the terminal shows is the mean of the losses so far (of the last fifty steps).
+    shown = [progress.loss for progress in told if progress.phase == "train"]
+    assert shown == [pytest.approx(np.mean(steps.losses[:n])) for n in range(1, 9)]
+    # Two steps of warm-up to 1e-3 (4 objects), on a cosine that comes to zero after the last.
+    cosine = 0.5 * (1 + np.cos(np.pi * np.arange(8) / 8))
+    assert steps.learning_rates == pytest.approx(1e-3 * cosine * [0.5, 1, 1, 1, 1, 1, 1, 1])
+
+
+def test_a_start_that_is_given_up_leaves_its_curve(run):
+    config = replace(QUICK, first_offsets=(0.1, 3.0), pmm=False)
+    curves = run(config).curves
+    (other,) = curves.given_up
+    assert {other.first_offset, curves.chosen.first_offset} == {0.1, 3.0}
+    assert other.seen == (2, 4)  # the probe
+    alone = run(replace(config, first_offsets=(other.first_offset,))).curves.chosen
+    assert other.losses == alone.losses[:2]
+    assert other.learning_rates == alone.learning_rates[:2]
+
+
+def test_speed_is_reported(whole):
     assert whole.objects_per_second > 0
     assert whole.seconds.keys() == {"encode", "train", "total"}
     assert whole.seconds["total"] >= whole.seconds["encode"] + whole.seconds["train"]
@@ -440,7 +469,7 @@ def test_looks_and_speed_are_reported(whole):
 def test_epochs_count_passes_over_the_objects(run):
     result = run(replace(QUICK, epochs=3, pmm=False))
     assert result.adapter.info.data["objects_seen"] == 18
-    assert result.val_curve[-1][0] == 18
+    assert result.curves.looks[-1][0] == 18
 
 
 # --------------------------------------------------------------------------- presence

@@ -9,6 +9,7 @@ import torch
 import samtune.trials
 from samtune.adapter import Adapter
 from samtune.config import FitConfig
+from samtune.curves import Curves, Start
 from samtune.dataset import folds, load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
@@ -45,6 +46,11 @@ class Scored:
     objects_per_second = property(lambda self: self.speed)
     best_iou = property(lambda self: self.table.get((self.start, self.held_out), -1.0))
     best = property(lambda self: {"selector": (self.start, self.held_out)})
+
+    @property
+    def curves(self):
+        course = Start(self.start, (self.total,), (float(len(self.held_out)),), (1e-3,))
+        return Curves(course, (), (), 0.25 if self.held_out else None, "finished")
 
     def train(self, on_progress, save_state):
         on_progress(Progress("train", self.total, self.total))
@@ -105,6 +111,21 @@ def test_with_objects_held_out_for_good_the_best_trial_is_kept(known):
     trials = known({(0.0, "d"): 0.7, (1.0, "d"): 0.3}, [("abc", "d")], None)
     assert [entry[1] for entry in Scored.log] == ["abc", "abc"]
     assert trials.best_modules() == (0.0, "d")
+
+
+def test_curves_are_those_of_the_training_that_is_kept_and_of_the_other_starts(known):
+    curves = known({(0.0, "d"): 0.3, (1.0, "d"): 0.7}, [("abc", "d")], None).curves
+    assert curves.chosen == Start(1.0, (8,), (1.0,), (1e-3,))
+    assert curves.given_up == (Start(0.0, (8,), (1.0,), (1e-3,)),)
+    assert (curves.looks, curves.base_iou) == (((8, 0.7),), 0.25)
+    assert curves.tried == ((0.0, 0.3), (1.0, 0.7))
+    # Of turns it is the last training, on everything: nobody could look at it.
+    table = {(start, held): 0.5 - 0.1 * start for start in (0.0, 1.0) for _, held in THREE}
+    curves = known(table, THREE, "abcd").curves
+    assert curves.chosen == Start(0.0, (8,), (0.0,), (1e-3,))
+    assert [start.losses for start in curves.given_up] == [(1.0,), (2.0,), (1.0,)]
+    assert (curves.looks, curves.base_iou) == ((), None)
+    assert curves.tried == ((0.0, pytest.approx(0.5)), (1.0, pytest.approx(0.4)))
 
 
 def test_several_trials_of_which_none_could_be_kept_are_refused():
@@ -191,6 +212,7 @@ def test_an_interrupted_fit_of_few_masks_ends_as_if_it_had_not_been(run, whole, 
     first = min(progress.done for progress in again if progress.phase == "train")
     assert first > moment - 10
     assert same(resumed, whole)
+    assert resumed.curves == whole.curves
     assert resumed.adapter.info == whole.adapter.info
 
 
