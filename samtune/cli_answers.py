@@ -194,7 +194,7 @@ class Segmenter:
         try:
             status = image.stat()
             state: object = (image, status.st_mtime_ns, status.st_size)
-        except OSError:
+        except (OSError, ValueError):  # also of what can be no name
             state = None  # read_image says what is wrong
         if self._read is None or state is None or self._read[0] != state:
             self._read = None  # a large one is let go before the next is read

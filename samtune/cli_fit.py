@@ -29,6 +29,7 @@ from samtune.console import (
     print_json,
     speak_of_errors,
 )
+from samtune.files import real_path
 from samtune.processes import Processes, joined, started
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def fit(
         pmm=not no_pmm,
         batch_size=batch_size,
     )
-    name = data.resolve().stem if data.is_file() else data.resolve().name
+    name = real_path(data).stem if data.is_file() else real_path(data).name
     output = Path(f"{name}.safetensors") if output is None else output
     if method != "plm":
         with Terminal(quiet) as terminal:
@@ -193,6 +194,7 @@ def fit(
             terminal, data, val, val_fraction, class_id, objects, images, config
         )
         check_writable(output)
+        check_writable(state)
         return found
 
     with (
