@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help install lint format test test-fast browser-test ray-test demo clean
+.PHONY: help install lint format test test-fast fuzz browser-test ray-test demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -30,6 +30,9 @@ test: install  ## run the whole suite
 
 test-fast: install  ## run what needs no real weights and takes seconds
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+fuzz: install  ## look for faults with about 50,000 new cases of hostile input, half an hour
+	HYPOTHESIS_PROFILE=new FUZZ_FACTOR=16 $(BIN)/python -m pytest $(PARALLEL) tests/test_fuzz_*.py tests/test_hostile_adapters.py
 
 browser-test: install  ## drive the exported page in Chromium (apt-get install chromium npm)
 	SAMTUNE_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/test_browser.py

@@ -166,7 +166,7 @@ def test_a_packed_archive_is_refused_before_it_is_unpacked(tmp_path):
         read_checkpoint(packed)
 
 
-@cases(15)
+@cases(10)
 @given(changes=st.dictionaries(NAMES, TENSORS, max_size=3), data=st.data())
 def test_what_is_read_loads_as_a_model_or_is_refused(changes, data):
     kept = {

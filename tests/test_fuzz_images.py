@@ -256,7 +256,7 @@ BYTES_A_PIXEL = 16  # at most, while an image is read: what README promises
 
 
 def test_reading_takes_a_bounded_number_of_bytes_a_pixel(tmp_path):
-    side = 1_200
+    side = 2_000
     modes = ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "I;16", "I", "F"]
     for mode in modes:
         form = "PNG" if mode in ("RGBA", "P", "LA") else "TIFF"
