@@ -412,3 +412,21 @@ def test_a_prompt_line_is_answered_before_the_next_one_comes(workplace):
             assert Path(answer["mask"]).is_file()
         process.stdin.close()
         assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "\ud800.png", "a" * 5000, "/dev/zero", "."])
+def test_a_line_whose_image_can_be_no_file_is_answered_like_others(workplace, name):
+    lines = [json.dumps({"image": one, "points": [[9, 9]]}) for one in (name, "b.png")]
+    result = run("segment", "--prompts", "-", stdin="\n".join(lines).encode())
+    refused, answered = map(json.loads, result.stdout.splitlines())
+    assert refused["error"]
+    assert answered["mask"] == "b.mask.png"
+
+
+def test_a_photo_whose_results_would_have_too_long_names_does_not_stop_the_others(workplace):
+    long = "a" * 251 + ".png"
+    (workplace / "a.png").rename(long)
+    for form in ("png", "labelme"):
+        result = run("segment", long, "b.png", "-p", "9,9", "-f", form)
+        assert "its name is too long" in one_error(result)
+    assert {"b.mask.png", "b.json"} <= files_in(workplace)

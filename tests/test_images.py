@@ -230,6 +230,13 @@ def test_one_bit_and_whole_float_labels_become_integers(tmp_path):
     assert read.tolist() == [[0, 3]]
 
 
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf, -np.inf, 3e38])
+def test_floats_that_no_label_can_be_are_refused(tmp_path, value):
+    path = save(tmp_path / "a.tif", np.array([[0, value]], dtype=np.float32))
+    with pytest.raises(ImageError, match=r"a\.tif is a mask"):
+        read_labels(path)
+
+
 def test_a_palette_gives_its_indices(tmp_path):
     # Pascal VOC's masks: the colours are for the eye, the indices are the labels.
     path = _palette(tmp_path / "a.png", [[0, 1, 2]], [[0, 0, 0], [128, 0, 0], [0, 128, 0]])
