@@ -5,13 +5,14 @@ out; no other exception, no hang, no file that was not asked for, memory within 
 `make test` runs the same cases each time; `make fuzz` looks for new ones, many times as many.
 """
 
+import functools
 import math
 import os
+import signal
 import string
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -19,19 +20,40 @@ from hypothesis import strategies as st
 from samtune.errors import SamtuneError
 
 Answer = TypeVar("Answer")
+Test = TypeVar("Test", bound=Any)
 
 _FACTOR = int(os.environ.get("FUZZ_FACTOR", "1"))
-_HANGS_AFTER = timedelta(seconds=20)  # a case takes milliseconds
+_HANGS_AFTER = 20.0  # seconds of computing; a case takes milliseconds, the worst YAML 1 s
 
 
-def cases(count: int) -> settings:
+def cases(count: int) -> Callable[[Test], Test]:
     """So many cases in `make test`, and FUZZ_FACTOR times as many in `make fuzz`."""
     slow_or_large = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    return settings(
+    chosen = settings(
         max_examples=count * _FACTOR,
-        deadline=_HANGS_AFTER,
         suppress_health_check=[HealthCheck.function_scoped_fixture, *slow_or_large],
     )
+
+    def decorate(test: Test) -> Test:
+        case = test.hypothesis.inner_test
+
+        @functools.wraps(case)
+        def ending(*args: object, **options: object) -> object:
+            signal.signal(signal.SIGPROF, _give_up)
+            signal.setitimer(signal.ITIMER_PROF, _HANGS_AFTER)
+            try:
+                return case(*args, **options)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+
+        test.hypothesis.inner_test = ending
+        return chosen(test)
+
+    return decorate
+
+
+def _give_up(*_: object) -> None:
+    raise TimeoutError(f"a case took {_HANGS_AFTER:g} seconds of computing: it may never end")
 
 
 def answer_or_refusal(
