@@ -92,6 +92,19 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def check_name(path: Path) -> None:
+    """Make sure that a file may be called so, before others are written.
+
+    Raises:
+        OutputError: its name is too long.
+    """
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(why_not_written(path, error)) from error
+
+
 def real_path(path: Path) -> Path:
     """A path without links; links that go in a circle stay, which Path.resolve fails on."""
     return Path(os.path.realpath(path))

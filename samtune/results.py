@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samtune.files import real_path
+from samtune.files import check_name, real_path
 from samtune.polygons import extent
 from samtune.prompts import Prompt
 from samtune.refinement import Move
@@ -95,6 +95,9 @@ class Names:
             stem: the image's name without its suffix.
             ending: what the names end in, such as "mask.png".
             count: how many.
+
+        Raises:
+            OutputError: a name is too long.
         """
         kind = f"{stem}|{ending}"
         if count == 1 and kind not in self._highest:
@@ -121,5 +124,6 @@ class Names:
         name = path.name.casefold()  # some file systems take A and a for the same
         if name in self._used or real_path(path) in self._keep:
             return False
+        check_name(path)
         self._used.add(name)
         return True

@@ -430,3 +430,12 @@ def test_a_photo_whose_results_would_have_too_long_names_does_not_stop_the_other
         result = run("segment", long, "b.png", "-p", "9,9", "-f", form)
         assert "its name is too long" in one_error(result)
     assert {"b.mask.png", "b.json"} <= files_in(workplace)
+
+
+def test_where_the_overlay_cannot_have_its_name_nothing_is_written(workplace):
+    name = "a" * 246 + ".png"  # the mask's name has 255 characters, the overlay's 258
+    (workplace / "a.png").rename(name)
+    before = files_in(workplace)
+    result = run("segment", name, "-p", "9,9", "--overlay", "-o", "out")
+    assert "overlay.jpg cannot be written: its name is too long" in one_error(result)
+    assert {one for one in files_in(workplace) - before if "embeddings" not in one} == set()
