@@ -27,6 +27,7 @@ from PIL import Image
 from samtune.dataset import load_dataset
 from samtune.errors import DatasetError
 from samtune.foreign_masks import read_foreign_masks
+from samtune.images import image_size
 from samtune.prompt_text import parse_prompt_line
 from samtune.rle import decode_rle, encode_rle
 
@@ -273,7 +274,7 @@ def test_prompts_of_any_coco_file_are_lines_for_segment(content, named, data):
     for line in result.stdout.splitlines():
         prompt = parse_prompt_line(line)
         assert prompt.image.resolve().is_relative_to(data.resolve())
-        prompt.prompt.check_inside(Image.open(prompt.image).size[::-1])
+        prompt.prompt.check_inside(image_size(prompt.image))
 
 
 def test_pipes_among_annotations_are_not_waited_for(tmp_path):
