@@ -9,7 +9,7 @@ import contextlib
 import io
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from samtune.errors import ImageError, OutputError
 from samtune.files import atomic_write
+from samtune.upright import orientation, upright, upright_rgb
 
 # Only these decoders: Pillow has others that call outside programs (EPS) or are rarely checked.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
@@ -26,18 +27,6 @@ FORMATS_IN_WORDS = "JPEG, PNG, WebP, TIFF or BMP"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
 LONGEST_SIDE = 65_535  # pixels, as in a JPEG; what resizes a mask takes a kilobyte for each
-_STRIP_PIXELS = 1 << 18  # taken over at once
-
-# EXIF tag 274 "Orientation": how the stored pixels have to be turned to stand upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
@@ -59,8 +48,8 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
             read safely: more than 178,956,970 pixels (Pillow's limit), or 65,535 on a side.
     """
     with _opened(path) as file:
-        file.load()  # before its orientation is asked for, see _upright
-        return _upright_rgb(file, _showing(file))
+        file.load()  # before its orientation is asked for, see upright.upright
+        return upright_rgb(file)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -75,7 +64,7 @@ def image_size(path: Path) -> tuple[int, int]:
     with _opened(path) as file:
         width, height = file.size
         file.draft(None, (max(width // 8, 1), max(height // 8, 1)))
-        turned = _orientation(file) >= 5  # these exchange rows and columns
+        turned = orientation(file) >= 5  # these exchange rows and columns
         stored = (width, height)
         file.load()
         if file.format == "TIFF":  # Pillow turns a TIFF itself, as it loads
@@ -105,7 +94,7 @@ def read_labels(path: Path | IO[bytes]) -> npt.NDArray[np.integer[Any]]:
         lossy = _is_lossy(file)
         # Pillow keeps the upper 8 bits of 16-bit colour, and with them none of the labels.
         shortened = len(file.getbands()) > 1 and ";16" in str(file.tile)
-        image = _upright(file)
+        image = upright(file)
         values = np.asarray(image)
     if shortened:
         raise ImageError(
@@ -225,83 +214,6 @@ def _ends(path: Path) -> bool:
     """Whether a path is a file or folder, and no pipe or device."""
     mode = path.stat().st_mode
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(274, 1))
-    except Exception:  # a photo with broken EXIF data is still a photo
-        return 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Decode and turn; loaded first, because Pillow turns a TIFF itself as it loads."""
-    image.load()
-    turn = _UPRIGHT.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
-
-
-Show = Callable[[Image.Image], npt.NDArray[np.uint8]]
-"""How a part of an image is shown: (H, W, 3) uint8, or (H, W, 1) where it is grey."""
-
-
-def _showing(image: Image.Image) -> Show:
-    """How to show a loaded image's parts, as `read_image` says."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        full = _full_scale(image)
-        return lambda part: _scaled_to_8_bits(np.asarray(part), full)[:, :, None]
-    if image.has_transparency_data:
-        return _over_white
-    return lambda part: np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
-
-
-def _over_white(part: Image.Image) -> npt.NDArray[np.uint8]:
-    white = Image.new("RGBA", part.size, "white")
-    return np.asarray(Image.alpha_composite(white, part.convert("RGBA")).convert("RGB"))
-
-
-def _parts(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """An image some rows at a time: which rows of the array, and what is stored there."""
-    width, height = image.size
-    rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        yield slice(top, bottom), image.crop((0, top, width, bottom))
-
-
-def _upright_rgb(image: Image.Image, show: Show) -> npt.NDArray[np.uint8]:
-    """A loaded image shown upright, taken over some rows at a time.
-
-    Pillow needs up to four bytes a pixel, as many again for each image turned or converted, and
-    twice the array for one made at once: of a photo of 100 megapixels that would be gigabytes.
-    """
-    width, height = image.size
-    orientation = _orientation(image)
-    pixels = np.empty((width, height, 3) if orientation >= 5 else (height, width, 3), np.uint8)
-    stored = pixels.swapaxes(0, 1) if orientation >= 5 else pixels  # a view, as are the next two
-    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
-    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
-    for rows, part in _parts(image):
-        stored[rows] = show(part)
-    return pixels
-
-
-def _full_scale(image: Image.Image) -> float:
-    """What is shown as white: the largest number of the depth in use."""
-    brightest = max(float(_finite(np.asarray(part)).max()) for _, part in _parts(image))
-    if image.mode == "F" and brightest <= 1:
-        return 1.0  # floats from 0 to 1 are the convention
-    depths = (8, 10, 12, 14, 16, 24, 32)
-    return next((2.0**bits - 1 for bits in depths if brightest < 2.0**bits), brightest)
-
-
-def _scaled_to_8_bits(grey: npt.NDArray[Any], full: float) -> npt.NDArray[np.uint8]:
-    return np.clip(np.round(_finite(grey) * (255 / full)), 0, 255).astype(np.uint8)
-
-
-def _finite(grey: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Numbers as float64; what is none, or infinite, as black."""
-    return np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _is_lossy(image: ImageFile.ImageFile) -> bool:

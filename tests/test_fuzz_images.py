@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
+from samtune import upright
 from samtune.errors import ImageError
 from samtune.images import image_size, is_lossy, read_image, read_labels
 from samtune.masks import count_values, decide_reading, objects_in
@@ -146,6 +147,15 @@ def test_every_kind_of_file_is_read_whatever_it_is_called(kind, tmp_path):
     assert "one pixel" in kind or image.shape[:2] in (SIZE, SIZE[::-1])
 
 
+@pytest.mark.parametrize("kind", CORPUS)
+def test_a_file_read_in_strips_is_the_same_as_read_at_once(kind, tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(CORPUS[kind])
+    at_once = read_image(path)
+    monkeypatch.setattr(upright, "_STRIP_PIXELS", 5 * SIZE[1])
+    assert np.array_equal(read_image(path), at_once)
+
+
 @pytest.mark.parametrize("number", range(1, 9))
 @pytest.mark.parametrize("form", ["png", "webp"])  # of TIFF files OpenCV turns only some
 def test_turned_files_look_as_opencv_shows_them(form, number, tmp_path):
@@ -233,6 +243,7 @@ MEASURE = """
 import os, resource, sys
 from pathlib import Path
 from samtune import images
+from samtune import upright
 from samtune.errors import ImageError
 
 def peak():

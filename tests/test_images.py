@@ -9,6 +9,7 @@ import pytest
 from broken_data import bomb, photo, save, without_permission
 from PIL import Image
 
+from samtune import upright
 from samtune.errors import ImageError, OutputError
 from samtune.images import (
     image_size,
@@ -94,7 +95,8 @@ def test_a_rotated_jpeg_stands_upright(tmp_path, orientation):
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_large_image_is_upright_in_all_its_strips(tmp_path, orientation):
+def test_a_large_image_is_upright_in_all_its_strips(tmp_path, orientation, monkeypatch):
+    monkeypatch.setattr(upright, "_STRIP_PIXELS", 7 * 100)
     stored = np.random.default_rng(0).integers(0, 256, (1030, 7, 3), dtype=np.uint8)
     path = _oriented(tmp_path / "a.png", stored, orientation)
     assert (read_image(path) == UPRIGHT[orientation](stored)).all()
