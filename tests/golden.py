@@ -22,7 +22,6 @@ from samtune.finding import find_objects
 from samtune.persam import Persam, PersamF
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule
-from samtune.polygons import polygons_to_mask
 from samtune.predictor import Predictor
 from samtune.presence import PresenceHead
 from samtune.prompt_learning import PromptLearning
@@ -86,7 +85,7 @@ def learned(method: str, sam: Sam) -> nn.Module:
     if method == "plm":
         parts = PromptLearningModule(), OutputSelector(), PointMatchingModule(), PresenceHead()
         plm, selector, pmm, head = (fill(m, 20_000 + n * 100, 1 / 64) for n, m in enumerate(parts))
-        pmm.load_state_dict({k: v / 8 for k, v in pmm.state_dict().items()})
+        pmm.load_state_dict({k: v / 32 for k, v in pmm.state_dict().items()})
         return PromptLearning(plm, selector, pmm, head).eval()
     target, where, what = (drawn(seed, (256,)).astype(np.float32) for seed in (31, 32, 33))
     directions = Direction(2 * where, -1.5), Direction(2 * what, -1.5)
@@ -124,8 +123,9 @@ def answers(adapter: Adapter, sam: Sam) -> dict[str, np.ndarray]:
         found[f"{name} mask"] = np.packbits(answer.mask)
         found[f"{name} score"] = np.array([answer.score, answer.presence or 0], np.float32)
         if answer.contours is not None:
-            refined = polygons_to_mask(answer.contours, SIZE)
-            found[f"{name} refined mask"] = np.packbits(refined)
+            # Not the mask within them: OpenCV's versions fill polygons differently by some pixels.
+            rings = [ring for one in answer.contours for ring in (one.exterior, *one.holes)]
+            found[f"{name} contours"] = np.concatenate(rings)
     if adapter.info.finds:
         for number, one in enumerate(find_objects(predictor, embedding, 2).objects):
             found[f"found {number} logits"] = one.prediction.low_res_logits
