@@ -31,6 +31,7 @@ from samtune.console import (
     speak_of_errors,
 )
 from samtune.errors import SamtuneError
+from samtune.files import real_path
 from samtune.processes import Processes, joined, started
 from samtune.stages import Stages
 
@@ -180,7 +181,7 @@ def fit(
         pmm=not no_pmm,
         batch_size=batch_size,
     )
-    name = data.resolve().stem if data.is_file() else data.resolve().name
+    name = real_path(data).stem if data.is_file() else real_path(data).name
     output = Path(f"{name}.safetensors") if output is None else output
     files = None if report is None else report_files(report)
     if method != "plm":
@@ -216,7 +217,7 @@ def fit(
                 "--report is about held-out images, and these are so few that trainings take turns "
                 "in holding them out: give --val or --val-fraction, too."
             )
-        for file in (output, *(files or ())):
+        for file in (output, state, *(files or ())):
             check_writable(file)
         return found
 

@@ -118,11 +118,11 @@ class FormatWriting:
             results.append(self._result(self.refiner(embedding, before), thing.label))
             changed.append(int((results[-1].mask != before).sum()))
         planned = {name: writer.plan(image, results) for name, writer in self.writers.items()}
+        path = self.names.take(image.stem, "overlay.jpg")[0] if self.refiner.draws else None
         for name, writer in self.writers.items():
             writer.write(image, pixels, results, planned[name])
         overlay = {}
-        if self.refiner.draws:
-            (path,) = self.names.take(image.stem, "overlay.jpg")
+        if path is not None:
             masks = [one.mask for one in results]
             write_image(path, draw_overlay(pixels, masks, [], self.refiner.moves))
             overlay = {"overlay": str(path)}

@@ -340,9 +340,9 @@ def _answer_lines(
 
 def _questions(lines: BinaryIO) -> Iterator[Question]:
     """What the lines ask, blank ones left out."""
-    from samtune.prompt_text import parse_prompt_line
+    from samtune.prompt_text import decode_line, parse_prompt_line, read_lines
 
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(lines), start=1):
         if not line.strip():
             continue
         try:
@@ -351,15 +351,3 @@ def _questions(lines: BinaryIO) -> Iterator[Question]:
             yield Question(number, Path(), [], error)
         else:
             yield Question(number, asked.image, [asked.prompt])
-
-
-def decode_line(line: bytes) -> str:
-    """The text of a line of prompts.
-
-    Raises:
-        PromptError: it is not UTF-8.
-    """
-    try:
-        return line.decode("utf-8-sig")  # some editors put a mark before the first line
-    except UnicodeDecodeError as error:
-        raise PromptError(f"not text in UTF-8 ({error}): save the prompts as UTF-8.") from error

@@ -5,6 +5,7 @@ a line and nothing else. Nothing here imports torch, numpy or rich before a comm
 """
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -101,11 +102,16 @@ class Group(TyperGroup):
         except SamtuneError as error:
             show_error(error)
             raise typer.Exit(1) from error
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+                raise
+            show_error(SamtuneError(f"{error.filename} is no file ({error.strerror}): check it."))
+            raise typer.Exit(1) from error
 
 
-def show_error(error: Exception) -> None:
+def show_error(error: SamtuneError) -> None:
     """Print an error as one line on stderr."""
-    typer.echo(f"Error: {str(error).replace(chr(10), ' ')}", err=True)
+    typer.echo(f"Error: {error}", err=True)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -373,4 +379,6 @@ def check_writable(path: Path) -> None:
             raise OutputError(f"{path} is a folder: give the name of a file.")
     with contextlib.suppress(_Enough), atomic_write(path) as temporary:
         temporary.touch()
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # its own name, which may be too long
         raise _Enough

@@ -12,6 +12,7 @@ READING_ORDER = [
     "stages",
     "config",
     "files",
+    "upright",
     "images",
     "polygons",
     "outlines",

@@ -186,3 +186,22 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
     assert lines[0].startswith("encoding ")
     assert lines[0].endswith("5 min left")
     assert lines[-1] == "encoding 11/11"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a\r\u2028b", "a\x85"])
+def test_an_error_stays_one_line_whatever_the_names_in_it(name):
+    message = one_error(run("info", name))
+    assert repr(name)[1:-1] in message
+    assert message.splitlines() == [message]
+    assert "\x1b" not in message
+
+
+@pytest.mark.parametrize("command", [["info"], ["check"], ["prompts"], ["fit"]])
+def test_what_is_too_long_to_be_a_name_is_one_line(command):
+    assert "name" in one_error(run(*command, "a" * 5000))
+
+
+@pytest.mark.parametrize("command", [["info"], ["check"], ["prompts"], ["fit"]])
+def test_a_link_that_leads_to_itself_is_one_line(command, tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    assert "link" in one_error(run(*command, tmp_path / "link"))

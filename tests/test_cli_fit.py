@@ -434,6 +434,14 @@ def test_an_output_that_cannot_be_written_is_found_before_any_work(
     assert files_in(workplace) == {"file.png"}
 
 
+def test_an_output_whose_name_is_too_long_is_found_before_any_work(toy_dataset, samtune_home):
+    stem = "a" * 243  # with .safetensors 255, all that a name may have; with .resume too many
+    result = run("fit", toy_dataset, "-o", f"{stem}.safetensors")
+    assert "its name is too long" in one_error(result)
+    assert "encoding" not in result.stderr
+    assert files_in(samtune_home) == set()
+
+
 def test_a_full_disk_while_caching_is_one_line_and_leaves_no_file(
     toy_dataset, workplace, samtune_home, monkeypatch
 ):

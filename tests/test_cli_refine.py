@@ -237,6 +237,21 @@ def test_categories_keep_their_names_and_their_order(workplace):
     assert [one["name"] for one in written["categories"]] == ["cat", "dog"]
 
 
+@pytest.mark.parametrize("name", ["a\nb", "", " ", "\ud800", "\x1b[2J"])
+def test_a_category_that_lists_of_classes_could_not_hold_is_refused(workplace, name):
+    square = [[5, 5, 25, 5, 25, 23, 5, 23]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 4, "segmentation": square}],
+        "categories": [{"id": 4, "name": name}],
+    }
+    (workplace / "c.json").write_text(json.dumps(content))
+    for form in ("yolo", "svg", "coco"):
+        message = one_error(run("refine", "c.json", *FOREIGN, "-f", form))
+        assert "c.json has a category" in message
+        assert run("refine", "c.json", *FOREIGN, "-f", form, "--label", "x").exit_code == 0
+
+
 def test_a_broken_image_does_not_keep_the_others_from_being_refined(workplace, monkeypatch):
     save(rectangles(left=1))
     Image.fromarray(photo(SIZE, seed=4)).save("b.png")
