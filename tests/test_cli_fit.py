@@ -146,7 +146,7 @@ def test_without_pmm_there_is_no_refined_score(base_iou, toy_dataset):
     base_iou(0.0)
     result = run("fit", toy_dataset, *QUICK, "--no-pmm", "--json")
     assert told(result)["refined_iou"] is None
-    assert Adapter.load(Path("toy.safetensors")).learned.pmm is None
+    assert Adapter.load(Path("toy.safetensors")).learned.refiner is None
 
 
 def test_an_adapter_that_is_not_better_is_not_written_as_if_it_were(

@@ -186,7 +186,7 @@ def test_maps_are_of_different_objects_and_have_numbers(report):
 def test_an_adapter_that_was_trained_on_these_files_is_told(dataset, tiny_sam, sources, report):
     assert report.numbers["adapters"][0]["trained_on_this_data"] is False
     one = dataset.subset([0])
-    adapter = build_adapter(tiny_sam, pmm=False)
+    adapter = build_adapter(tiny_sam, refines=False)
     adapter.info.data["sha256"] = one.fingerprint()
     seen = [sources[0], Source("seen", Predictor(tiny_sam, adapter), sources[1].adapter)]
     again = make_report(one, seen, EmbeddingCache(), "tiny", stages=Stages())

@@ -49,7 +49,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def report(toy_folder, tiny_sam, tmp_path_factory):
     file = tmp_path_factory.mktemp("adapters") / "x.safetensors"
-    adapter = build_adapter(tiny_sam, pmm=False)  # refining noise takes long
+    adapter = build_adapter(tiny_sam, refines=False)  # refining noise takes long
     adapter.save(file)
     sources = [
         Source("plain SAM", Predictor(tiny_sam)),
