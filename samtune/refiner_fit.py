@@ -170,7 +170,8 @@ def _profiles(
 ) -> Profiles | None:
     """Decode objects and outline them roughly, for so long at most."""
     started = time.monotonic()
-    features, contours = [], []
+    features: list[Tensor] = []
+    contours: list[RoughContour] = []
     evenly = np.linspace(0, len(things) - 1, boxes).round().astype(int)
     for position in rng.permutation(evenly).tolist():
         if contours and time.monotonic() - started > seconds:
@@ -229,7 +230,7 @@ def _box_near(
     off = rng.uniform(-_BOX, _BOX, 4) * math.sqrt((x1 - x0) * (y1 - y0))
     corners = np.array([x0, y0, x1 - 1, y1 - 1]) + off
     corners = corners.clip(0, np.tile(thing.size[::-1], 2) - np.float64(1))
-    return (corners * np.tile(frame / thing.size[::-1], 2)).astype(np.float32)
+    return np.asarray(corners * np.tile(frame / thing.size[::-1], 2), dtype=np.float32)
 
 
 def _loss(refiner: ContourRefiner, profiles: Profiles, chosen: Tensor) -> Tensor:

@@ -84,17 +84,22 @@ class ObjectWindow:
         begin, end = np.maximum(low, 0), np.minimum(high, size)
         around = tuple(zip((begin - low)[::-1], (high - end)[::-1], strict=True))
         inside = np.s_[begin[1] : end[1], begin[0] : end[0]]
-        mask = np.pad(thing.mask()[inside].astype(np.uint8), around)
-        in_image = np.pad(np.ones_like(thing.mask()[inside], dtype=np.uint8), around)
-        factor = min(1.0, _WINDOW / max(mask.shape))
-        height, width = (max(8, round(length * factor)) for length in mask.shape)
+        seen = thing.mask()[inside]
+        factor = min(1.0, _WINDOW / int((high - low).max()))
+        width, height = (max(8, round(int(length) * factor)) for length in high - low)
         mask, in_image = (
-            cv2.resize(255 * one, (width, height), interpolation=cv2.INTER_AREA) > 127
-            for one in (mask, in_image)
+            cv2.resize(np.pad(255 * one, around), (width, height), interpolation=cv2.INTER_AREA)
+            > 127
+            for one in (seen.astype(np.uint8), np.ones_like(seen, dtype=np.uint8))
         )
         frame = np.array(input_size(thing.size, image_size)[::-1])
         to_share = frame / size / image_size
-        return cls(mask, in_image, (high - low) / [width, height] * to_share, low * to_share)
+        return cls(
+            np.asarray(mask),
+            np.asarray(in_image),
+            (high - low) / [width, height] * to_share,
+            low * to_share,
+        )
 
     @cached_property
     def distances(self) -> NDArray[np.float32]:
@@ -184,7 +189,7 @@ class ObjectWindow:
         inside = distances >= 0
         leaves = inside[:, :-1] & ~inside[:, 1:]
         nearest = np.where(leaves, np.abs(steps[:-1] + steps[1:]), np.inf).argmin(axis=1)
-        rows, seen = np.arange(len(points)), leaves.any(axis=1)
+        rows, seen = np.arange(len(points)), np.asarray(leaves.any(axis=1))
         last, first = distances[rows, nearest], distances[rows, nearest + 1]
         share = last / np.maximum(last - first, 1e-6)
         offsets = steps[nearest] + share * (steps[1] - steps[0])

@@ -47,9 +47,8 @@ def scored(toy_folder, tiny_sam, tmp_path):
         adapter = build_adapter(tiny_sam)
         adapter.learned.refiner = Towards(share)
         dataset = load_dataset(toy_folder)
-        return dataset, score_coarse(
-            dataset, Predictor(tiny_sam, adapter), EmbeddingCache(tmp_path)
-        )
+        predictor = Predictor(tiny_sam, adapter)
+        return dataset, score_coarse([(dataset, predictor)], EmbeddingCache(tmp_path))
 
     return score
 
