@@ -25,7 +25,7 @@ Move = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 ROUNDS = 1  # of moving contours: a second wears off what was right (benchmarks/README.md)
 _SPACING = 2.0  # pixels of the input frame between the vertices of a refined contour
-_MOST_BETWEEN = 8  # times as many vertices as points that the module moves, at most
+_VERTICES = tuple(POINTS * times for times in (8, 4, 2, 1))  # that one may have
 SMALLEST = 8.0  # pixels of the input frame across; the features resolve no smaller ones
 
 
@@ -155,8 +155,8 @@ def _vertex_counts(contour: NDArray[np.float32]) -> list[int]:
     A mask may have parts a pixel wide, where a fine outline runs into itself.
     """
     length = float(np.hypot(*(np.roll(contour, -1, axis=0) - contour).T).sum())
-    finest = int(np.clip(length / (_SPACING * POINTS), 1, _MOST_BETWEEN))
-    return [POINTS * times for times in (8, 4, 2, 1) if times <= max(1, finest)]
+    wanted = max(length / _SPACING, POINTS)
+    return [count for count in _VERTICES if count <= wanted]
 
 
 def _between(offsets: NDArray[np.float32], count: int) -> NDArray[np.float32]:

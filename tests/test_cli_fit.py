@@ -85,12 +85,17 @@ def test_fit_ends_with_the_scores_the_share_of_parameters_and_what_to_try_next(
     report = run(*words).stdout
     scores = told(run(*words, "--json"))
     rows = {line[:16].strip(): line.split() for line in report.splitlines()}
-    assert rows["plain SAM"][2:] == ["0.0", f"{100 * scores['base_oracle_iou']:.1f}"]
-    assert rows["adapter"][1:] == [
-        f"{100 * scores['adapter_iou']:.1f}",
-        f"{100 * scores['adapter_oracle_iou']:.1f}",
-    ]
-    assert rows["adapter, refined"][2] == f"{100 * scores['refined_iou']:.1f}"
+    assert rows["plain SAM"][2:4] == ["0.0", f"{100 * scores['base_oracle_iou']:.1f}"]
+    names = ("adapter_iou", "adapter_oracle_iou", "boundary_iou")
+    assert rows["adapter"][1:] == [f"{100 * scores[name]:.1f}" for name in names]
+    refined = (f"{100 * scores[name]:.1f}" for name in ("refined_iou", "refined_boundary_iou"))
+    assert rows["adapter, refined"][2:] == [next(refined), "–", next(refined)]
+    for command, helps in (
+        ("segment --refine", "refine_helps"),
+        ("samtune refine", "refine_helps_coarse"),
+    ):
+        (line,) = [line for line in report.splitlines() if line.startswith(f"`{command}`")]
+        assert ("does not help" in line) != scores[helps]
     trained = scores["parameters"]
     everything = trained + sum(p.numel() for p in tiny_sam.parameters())
     assert f"trainable: {trained:,} of {everything:,} parameters" in report
