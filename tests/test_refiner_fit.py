@@ -8,13 +8,14 @@ import torch
 from tiny_models import build_adapter
 
 from samtune.coarse_scores import score_coarse
+from samtune.config import FitConfig
 from samtune.dataset import load_dataset, split
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
 from samtune.learner import EncodedImages
 from samtune.masks import DatasetObject
 from samtune.predictor import Predictor
-from samtune.refiner_fit import STEPS, fit_refiner
+from samtune.refiner_fit import STEPS, fit_refiner, fit_refiners
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,14 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fitted(data, cache, tiny_sam):
-    """Fit with little work; `share` is of a real fit's."""
+def images(data, cache, tiny_sam):
     keys = [cache.encode(read_image(pair.image), tiny_sam)[0] for pair in data[0].pairs]
-    images = EncodedImages(tiny_sam, cache, data[0].pairs, keys)
+    return EncodedImages(tiny_sam, cache, data[0].pairs, keys)
+
+
+@pytest.fixture(scope="module")
+def fitted(data, images, tiny_sam):
+    """Fit with little work; `share` is of a real fit's."""
 
     def fit(things=data[0].objects, seed=0, share=0.005, **options):
         return fit_refiner(tiny_sam, images, things, seed, share=share, **options)
@@ -70,6 +75,29 @@ def test_the_callers_random_numbers_and_the_frozen_model_are_left_alone(fitted, 
     assert all(torch.equal(tiny_sam.state_dict()[name], before[name]) for name in before)
     assert not refiner.training
     assert not any(parameter.requires_grad for parameter in refiner.parameters())
+
+
+def test_each_part_of_the_images_gets_a_refiner_that_has_not_seen_it(
+    fitted, data, images, tiny_sam
+):
+    config, parts, told = FitConfig(objects=60), [[0, 1, 2], [3, 4, 5]], []
+    found = fit_refiners(
+        tiny_sam,
+        images,
+        data[0].objects,
+        parts,
+        config,
+        seconds=60.0,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    share = 60 / FitConfig.objects  # of a default fit
+    others = [one for one in data[0].objects if one.image_index not in parts[0]]
+    assert len(found) == 3
+    assert same(found[0], fitted(share=share))
+    assert same(found[1], fitted(others, share=share / 2))
+    assert not same(found[1], found[2])
+    steps = round(share * STEPS) + 2 * round(share / 2 * STEPS)
+    assert told == [(done, steps) for done in range(1, steps + 1)]
 
 
 def test_steps_are_told_up_to_the_last(fitted):
