@@ -44,6 +44,7 @@ def test_json_is_one_object_with_the_library_s_scores(tiny_sam, toy_dataset, tmp
         "random_iou": adapted.random_iou,
         "refined_iou": adapted.refined_iou,
         "boundary_iou": adapted.boundary_iou,
+        "refined_boundary_iou": adapted.refined_boundary_iou,
         "beside": asdict(beside),
     }
     assert one["iou"] != told["base_iou"]  # or one column could be the other
