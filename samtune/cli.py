@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,6 +35,9 @@ from samtune.console import (
     print_json,
 )
 from samtune.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from samtune.adapter import AdapterInfo
 
 app = typer.Typer(
     cls=Group,
@@ -114,11 +117,22 @@ def info(
     ):
         if key in scores:
             rows.append([title, f"{percent(scores[key])} %"])
-    rows.append(["refining", "helps" if about.refine_helps else "does not help"])
+    rows += [["refining", words] for words in _refining(about)]
     given = (f"{key} {value}" for key, value in about.settings.items() if value is not None)
     rows += [["settings" if not n else "", line] for n, line in enumerate(_wrapped(given))]
     width = max(len(title) for title, _ in rows)
     typer.echo("\n".join(f"{title.ljust(width)}  {value}" for title, value in rows))
+
+
+def _refining(about: "AdapterInfo") -> list[str]:
+    """What refining with an adapter does, as far as it was measured."""
+    if "coarse_iou" not in about.scores:
+        return ["not learned, or too long ago: fit it anew to refine with it"]
+    own, coarse = (
+        "helps" if does else "does not help"
+        for does in (about.refine_helps, about.refine_helps_coarse)
+    )
+    return [f"its own masks: {own}", f"coarse masks: {coarse}"]
 
 
 def _wrapped(words: Iterable[str]) -> list[str]:

@@ -125,6 +125,7 @@ def evaluate(
                 "adapter": str(path),
                 **_scores(one),
                 "refined_iou": one.refined_iou,
+                "refined_boundary_iou": one.refined_boundary_iou,
                 **({} if looked is None else _found_scores(looked)),
                 "beside": None if clicks is None else asdict(clicks),
             }

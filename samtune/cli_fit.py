@@ -41,7 +41,13 @@ if TYPE_CHECKING:
     from samtune.sam import Sam
     from samtune.training import FitResult
 
-_PHASES = {"encode": "encoding", "train": "training", "score": "scoring"}
+_PHASES = {
+    "encode": "encoding",
+    "train": "training",
+    "refine": "learning to refine",
+    "score": "scoring",
+    "coarse": "refining coarse masks",
+}
 
 
 def fit(
@@ -112,7 +118,7 @@ def fit(
         typer.Option(metavar="M", help="Stop training after so long and keep the best."),
     ] = FitConfig.max_minutes,
     no_pmm: Annotated[
-        bool, typer.Option("--no-pmm", help="Train no Point Matching Module: no refinement.")
+        bool, typer.Option("--no-pmm", help="Train no Point Matching Module and no refiner.")
     ] = False,
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="Same seed, same adapter on the same machine.")

@@ -61,7 +61,8 @@ def open_refiner(
 
     sam = open_sam(terminal, checkpoint, device)
     predictor = Predictor(sam, Adapter.load(adapter, sam))
-    return Refiner(predictor, shall_refine(terminal, adapter, predictor, always), draws)
+    refined = shall_refine(terminal, adapter, predictor, always, coarse=True)
+    return Refiner(predictor, refined, draws)
 
 
 @dataclass

@@ -34,20 +34,32 @@ def open_source(
     return Source(path, predictor, refine, label)
 
 
-def shall_refine(terminal: Terminal, path: Path, predictor: "Predictor", always: bool) -> bool:
+def shall_refine(
+    terminal: Terminal, path: Path, predictor: "Predictor", always: bool, *, coarse: bool = False
+) -> bool:
     """Whether to refine with an adapter; says so if it did not help where that was measured.
+
+    Args:
+        terminal: where to say so.
+        path: the adapter, as the user named it.
+        predictor: with it.
+        always: whatever was measured.
+        coarse: masks of other tools, not the adapter's own.
 
     Raises:
         AdapterError: it cannot refine.
     """
     assert predictor.adapter is not None
-    if predictor.adapter.learned.pmm is None:
+    if predictor.adapter.learned.refiner is None:
         raise AdapterError(
-            f"{path} cannot refine: it has no Point Matching Module, which `fit` trains for "
-            "--method plm unless --no-pmm is given. Use such an adapter, or do not refine."
+            f"{path} cannot refine: it has no contour refiner, which `fit` trains for --method plm "
+            "unless --no-pmm is given, and did not yet when older adapters were made. Fit it anew "
+            "to refine with it."
         )
-    helped = predictor.adapter.info.refine_helps
+    info = predictor.adapter.info
+    helped = info.refine_helps_coarse if coarse else info.refine_helps
     if not helped:
         stays = "refining all the same" if always else "so masks stay as they are"
-        terminal.say(f"{path}: refining did not help on its held-out objects, {stays}")
+        what = "coarse masks of its held-out objects" if coarse else "its held-out objects"
+        terminal.say(f"{path}: refining did not help on {what}, {stays}")
     return helped or always

@@ -37,6 +37,7 @@ class AnswerScores:
         refined_iou: of the returned mask after contour refinement; None where it cannot be.
         boundary_iou: Boundary IoU of the returned mask.
         presence: how likely it is, to the adapter, that the prompt is on such an object at all.
+        refined_boundary_iou: the same after contour refinement; None where it cannot be.
     """
 
     iou: float
@@ -44,6 +45,7 @@ class AnswerScores:
     refined_iou: float | None = None
     boundary_iou: float | None = None
     presence: float | None = None
+    refined_boundary_iou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Scores:
         random_iou: of the returned mask, for random clicks; None if not asked for.
         refined_iou: of the returned mask after contour refinement; None where it cannot be.
         boundary_iou: Boundary IoU of the returned mask; None if not asked for.
+        refined_boundary_iou: the same after contour refinement; None where it cannot be.
     """
 
     objects: int
@@ -81,6 +84,7 @@ class Scores:
     random_iou: float | None
     refined_iou: float | None
     boundary_iou: float | None
+    refined_boundary_iou: float | None = None
 
     @classmethod
     def mean(cls, scores: Sequence[ObjectScores]) -> "Scores":
@@ -99,7 +103,16 @@ class Scores:
             random_iou=of("random"),
             refined_iou=of("center", "refined_iou"),
             boundary_iou=of("center", "boundary_iou"),
+            refined_boundary_iou=of("center", "refined_boundary_iou"),
         )
+
+    @property
+    def refining_helps(self) -> bool:
+        """Whether refining raises the Boundary IoU and does not lower the IoU."""
+        before, after = self.boundary_iou, self.refined_boundary_iou
+        if before is None or after is None or self.refined_iou is None:
+            return False
+        return after > before and self.refined_iou >= self.iou
 
 
 def evaluate(
@@ -248,7 +261,7 @@ def _answer_some_at_once(
     An image can have hundreds of objects, and an answer five masks of the image's size.
     """
     adapter = predictor.adapter
-    refine = detailed and adapter is not None and adapter.learned.pmm is not None
+    refine = detailed and adapter is not None and adapter.learned.refiner is not None
     for start in range(0, len(prompts), AT_ONCE):
         some = prompts[start : start + AT_ONCE]
         yield from predictor.predict(embedding, some, all_masks=detailed, refine=refine)
@@ -266,6 +279,9 @@ def _score_answer(
         refined_iou=None if refined is None else iou(refined, target),
         boundary_iou=boundary_iou(prediction.mask, target) if boundary else None,
         presence=prediction.presence,
+        refined_boundary_iou=boundary_iou(refined, target)
+        if boundary and refined is not None
+        else None,
     )
 
 

@@ -19,7 +19,6 @@ from samtune.config import FitConfig
 from samtune.curves import Curves, Start
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule
 from samtune.processes import ALONE, Processes
 from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam
@@ -36,8 +35,8 @@ class Progress:
     """What fit() is doing.
 
     Attributes:
-        phase: "encode", "train" or "score".
-        done, total: images when encoding or scoring, objects when training.
+        phase: "encode", "train", "refine" (its training), "score" or "coarse" (masks, scored).
+        done, total: images when encoding or scoring, objects or steps when training.
         loss: mean training loss lately.
         val_iou: held-out IoU of the kept weights so far, and `base_iou` of plain SAM.
         base_iou: see `val_iou`; both on the logits' grid, which is quick.
@@ -163,15 +162,13 @@ class TrainingRun:
         return self.stopped
 
     def best_modules(self) -> PromptLearning:
-        """The modules with the kept weights."""
+        """The modules that answer prompts, with the kept weights; the PMM only helped training."""
         modules = self.learner.average
         modules.load_state_dict(self.best)
-        selector = modules["selector"]
-        plm, pmm = (modules[name] if name in modules else None for name in ("plm", "pmm"))
+        selector, plm = modules["selector"], modules["plm"] if "plm" in modules else None
         assert plm is None or isinstance(plm, PromptLearningModule)
         assert isinstance(selector, OutputSelector)
-        assert pmm is None or isinstance(pmm, PointMatchingModule)
-        return PromptLearning(plm, selector, pmm)
+        return PromptLearning(plm, selector)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs; there is none before the probe has ended."""

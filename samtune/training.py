@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from samtune.adapter import Adapter, AdapterInfo, Base
+from samtune.coarse_scores import CoarseScores, score_coarse
 from samtune.config import FitConfig
 from samtune.curves import Curves
 from samtune.dataset import Dataset, folds
@@ -28,6 +29,7 @@ from samtune.pairs import Pair
 from samtune.predictor import Predictor
 from samtune.presence_fit import fit_presence
 from samtune.processes import ALONE, Processes
+from samtune.refiner_fit import fit_refiners
 from samtune.resume import read_state, write_state
 from samtune.run import Progress, TrainingRun
 from samtune.sam import Sam
@@ -44,6 +46,7 @@ class FitResult:
         adapter: the best weights, with their description.
         base: held-out scores of plain SAM.
         adapted: held-out scores of the adapter, refined ones included.
+        coarse: held-out scores of masks that are off, refined; None where it cannot refine.
         gain: of the adapter over plain SAM, with its interval.
         folds: how many trainings took turns in holding images out, so that each object was scored
             by one that had not seen it; 0 where objects were held out for good.
@@ -55,6 +58,7 @@ class FitResult:
     adapter: Adapter
     base: Scores
     adapted: Scores
+    coarse: CoarseScores | None
     gain: Gain
     folds: int
     objects_per_second: float
@@ -118,7 +122,7 @@ def fit(
     ]
     split = Split(objects, held_out)
     parts = folds(train, config.folds, config.seed) if val is None else []
-    run = _plan(sam, config, images, split, parts, processes)
+    run = _plan(sam, config.without_refining(), images, split, parts, processes)
     identity = {
         "settings": asdict(config),
         "base": sam.decoder_fingerprint,
@@ -147,6 +151,18 @@ def fit(
     trials = run.trial_modules() if isinstance(run, Trials) and parts else []
     turns = [(trial.plm, one) for trial, one in zip(trials, _splits(objects, parts), strict=True)]
     learned.presence = fit_presence(sam, learned.plm, images, split, turns, config.seed)
+    if config.pmm:
+        refiners = fit_refiners(
+            sam,
+            images,
+            train.objects,
+            parts,
+            config,
+            config.seconds_to_refine(run.seconds),
+            on_progress=lambda done, total: on_progress(Progress("refine", done, total)),
+        )
+        for one, refiner in zip((learned, *trials), refiners, strict=True):
+            one.refiner = refiner
     trained = time.monotonic()
 
     info = AdapterInfo(
@@ -169,11 +185,17 @@ def fit(
         scored.append((train.subset(part), Adapter(info, trial)))
     base, adapted, groups = _score(scored, sam, cache, processes, on_progress)
     means = Scores.mean(base), Scores.mean(adapted)
+    coarse = score_coarse(
+        [(data, Predictor(sam, one)) for data, one in scored if one.learned.refiner is not None],
+        cache,
+        on_progress=lambda done, total: on_progress(Progress("coarse", done, total)),
+    )
     ended = time.monotonic()
     return FitResult(
-        adapter=replace(adapter, info=_with_scores(info, *means)),
+        adapter=replace(adapter, info=_with_scores(info, *means, coarse)),
         base=means[0],
         adapted=means[1],
+        coarse=coarse,
         gain=Gain.over(base, adapted, groups),
         folds=len(parts),
         objects_per_second=run.objects_per_second,
@@ -235,7 +257,6 @@ def _score(
             [Predictor(sam), Predictor(sam, adapter)],
             cache,
             kinds=("center",),
-            boundary=False,
             images=own,
             on_progress=lambda done, total, start=done_before: on_progress(  # type: ignore[misc]
                 Progress("score", start + done, images)
@@ -249,7 +270,9 @@ def _score(
     return base, adapted, groups
 
 
-def _with_scores(info: AdapterInfo, base: Scores, adapted: Scores) -> AdapterInfo:
+def _with_scores(
+    info: AdapterInfo, base: Scores, adapted: Scores, coarse: CoarseScores | None
+) -> AdapterInfo:
     scores = {
         "base_iou": base.iou,
         "base_oracle_iou": base.oracle_iou,
@@ -258,8 +281,20 @@ def _with_scores(info: AdapterInfo, base: Scores, adapted: Scores) -> AdapterInf
     }
     if adapted.refined_iou is None:
         return replace(info, scores=scores)
-    scores["refined_iou"] = adapted.refined_iou
-    return replace(info, scores=scores, refine_helps=adapted.refined_iou > adapted.iou)
+    refined = {
+        "boundary_iou": adapted.boundary_iou,
+        "refined_iou": adapted.refined_iou,
+        "refined_boundary_iou": adapted.refined_boundary_iou,
+    }
+    scores |= {name: value for name, value in refined.items() if value is not None}
+    if coarse is not None:
+        scores |= {f"coarse_{name}": value for name, value in asdict(coarse).items()}
+    return replace(
+        info,
+        scores=scores,
+        refine_helps=adapted.refining_helps,
+        refine_helps_coarse=coarse is not None and coarse.helps,
+    )
 
 
 def _encode(

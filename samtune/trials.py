@@ -260,5 +260,6 @@ class Trials:
 
     def _modules(self, weights: Weights) -> PromptLearning:
         modules = PromptLearning.blank({"first_offset": self.first_offset}, weights.keys())
-        modules.load_state_dict(weights)
+        # The PMM only helped training.
+        modules.load_state_dict({k: v for k, v in weights.items() if not k.startswith("pmm.")})
         return modules.to(self.sam.device).requires_grad_(False).eval()

@@ -77,7 +77,8 @@ def test_info_says_what_an_adapter_is(tiny_sam, tmp_path):
     assert "trained on 1 image with 2 objects" in words
     assert "held out 3 images with 4 objects" in words
     assert "held-out IoU 78.9 % refined 80.0 % plain SAM 56.6 %" in words
-    assert "refining helps" in words
+    assert "refining its own masks: helps" in words
+    assert "refining coarse masks: helps" in words
     assert "epochs 3" in words
     assert max(map(len, result.stdout.splitlines())) < 80  # a terminal's width
 

@@ -92,12 +92,17 @@ def test_fit_ends_with_the_scores_the_share_of_parameters_and_what_to_try_next(
     report = run(*words).stdout
     scores = told(run(*words, "--json"))
     rows = {line[:16].strip(): line.split() for line in report.splitlines()}
-    assert rows["plain SAM"][2:] == ["0.0", f"{100 * scores['base_oracle_iou']:.1f}"]
-    assert rows["adapter"][1:] == [
-        f"{100 * scores['adapter_iou']:.1f}",
-        f"{100 * scores['adapter_oracle_iou']:.1f}",
-    ]
-    assert rows["adapter, refined"][2] == f"{100 * scores['refined_iou']:.1f}"
+    assert rows["plain SAM"][2:4] == ["0.0", f"{100 * scores['base_oracle_iou']:.1f}"]
+    names = ("adapter_iou", "adapter_oracle_iou", "boundary_iou")
+    assert rows["adapter"][1:] == [f"{100 * scores[name]:.1f}" for name in names]
+    refined = (f"{100 * scores[name]:.1f}" for name in ("refined_iou", "refined_boundary_iou"))
+    assert rows["adapter, refined"][2:] == [next(refined), "–", next(refined)]
+    for command, helps in (
+        ("segment --refine", "refine_helps"),
+        ("samtune refine", "refine_helps_coarse"),
+    ):
+        (line,) = [line for line in report.splitlines() if line.startswith(f"`{command}`")]
+        assert ("does not help" in line) != scores[helps]
     trained = scores["parameters"]
     everything = trained + sum(p.numel() for p in tiny_sam.parameters())
     assert f"trainable: {trained:,} of {everything:,} parameters" in report
@@ -153,7 +158,7 @@ def test_without_pmm_there_is_no_refined_score(base_iou, toy_dataset):
     base_iou(0.0)
     result = run("fit", toy_dataset, *QUICK, "--no-pmm", "--json")
     assert told(result)["refined_iou"] is None
-    assert Adapter.load(Path("toy.safetensors")).learned.pmm is None
+    assert Adapter.load(Path("toy.safetensors")).learned.refiner is None
 
 
 def test_an_adapter_that_is_not_better_is_not_written_as_if_it_were(

@@ -197,14 +197,14 @@ def test_overlay_is_a_jpeg_of_the_image_with_something_drawn_on_it():
     assert green > blue + 50
 
 
-def inverted(self, embedding, features, mask):
+def inverted(self, embedding, mask):
     """Outlines of all that is not the mask, exactly: a pixel each."""
     return tuple(Polygon(np.array([[x, y]], np.float32)) for y, x in np.argwhere(~mask))
 
 
 def test_refine_writes_the_refined_mask(tiny_sam, workplace, monkeypatch):
     # A random model's ragged contours cannot be refined: an unmistakable stand-in.
-    monkeypatch.setattr(Predictor, "refine", inverted)
+    monkeypatch.setattr(Predictor, "refine_mask", inverted)
     file = write_adapter(workplace / "a.safetensors", tiny_sam, refine_helps=True)
     words = ["segment", "a.png", "-p", "40,20", "-a", file, "--json"]
     (refined,) = told(run(*words, "--refine", "-o", "refined"))
@@ -228,7 +228,7 @@ def test_refine_says_that_it_did_not_help_and_leaves_the_mask_alone(tiny_sam, wo
 
 
 def test_refine_always_refines_also_where_it_did_not_help(tiny_sam, workplace, monkeypatch):
-    monkeypatch.setattr(Predictor, "refine", inverted)
+    monkeypatch.setattr(Predictor, "refine_mask", inverted)
     file = write_adapter(workplace / "a.safetensors", tiny_sam, refine_helps=False)
     words = ["segment", "a.png", "-p", "40,20", "-a", file, "--json"]
     result = run(*words, "--refine-always", "-o", "refined")
@@ -240,7 +240,7 @@ def test_refine_always_refines_also_where_it_did_not_help(tiny_sam, workplace, m
 
 
 def test_refine_with_an_adapter_fitted_without_says_so(tiny_sam, workplace):
-    file = write_adapter(workplace / "a.safetensors", tiny_sam, pmm=False)
+    file = write_adapter(workplace / "a.safetensors", tiny_sam, refines=False)
     message = one_error(run("segment", "a.png", "-p", "40,20", "-a", file, "--refine"))
     assert "--no-pmm" in message
 

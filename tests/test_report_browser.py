@@ -27,7 +27,7 @@ def page(toy_folder, tiny_sam, tmp_path_factory):
         pytest.fail("chromium is not installed")
     if find_chromium() is None:
         pytest.skip("chromium is not installed")
-    adapter = build_adapter(tiny_sam, pmm=False)
+    adapter = build_adapter(tiny_sam, refines=False)
     sources = [
         Source("plain SAM", Predictor(tiny_sam)),
         Source("a_rather_long_name", Predictor(tiny_sam, adapter), Path("x.safetensors")),

@@ -19,7 +19,7 @@ def learned_from(tiny_sam):
     """The description of an adapter that learned from some images."""
 
     def info(train, **settings):
-        about = build_adapter(tiny_sam, pmm=False).info
+        about = build_adapter(tiny_sam, refines=False).info
         settings = {"seed": 3, "val_fraction": 0.25, **settings}
         return replace(about, settings=settings, data={"sha256": train.fingerprint()})
 

@@ -52,7 +52,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def report(toy_folder, tiny_sam, tmp_path_factory):
     file = tmp_path_factory.mktemp("adapters") / "x.safetensors"
-    adapter = build_adapter(tiny_sam, pmm=False)  # refining noise takes long
+    adapter = build_adapter(tiny_sam, refines=False)  # refining noise takes long
     adapter.learned.presence = sharpen(PresenceHead(), seed=3).requires_grad_(False)
     adapter.save(file)
     sources = [

@@ -9,6 +9,7 @@ import torch
 from tiny_models import build_tiny_sam
 
 from samtune.adapter import Adapter
+from samtune.coarse_scores import score_coarse
 from samtune.config import FitConfig
 from samtune.dataset import load_dataset, split
 from samtune.embeddings import EmbeddingCache
@@ -66,7 +67,7 @@ def state(tmp_path):
 
 def tensors(result):
     learned = result.adapter.learned
-    modules = learned.plm, learned.selector, learned.pmm
+    modules = learned.plm, learned.selector, learned.refiner
     return [
         tensor
         for module in modules
@@ -105,11 +106,11 @@ def test_the_better_of_two_first_offsets_goes_on_and_the_other_leaves_no_trace(r
     assert turned.adapter.info.settings["first_offset"] == chosen
 
 
-def test_without_pmm_there_is_none_and_nothing_is_refined(run, whole):
+def test_without_pmm_nothing_is_refined(run, whole):
     result = run(replace(QUICK, pmm=False))
-    assert result.adapter.learned.pmm is None
+    assert result.adapter.learned.refiner is None
     assert result.adapted.refined_iou is None
-    assert whole.adapter.learned.pmm is not None
+    assert whole.adapter.learned.refiner is not None
     assert whole.adapted.refined_iou is not None
 
 
@@ -165,11 +166,15 @@ def test_scores_are_those_of_the_saved_file_on_the_held_out_images(whole, data, 
     loaded = Adapter.load(tmp_path / "a.safetensors", tiny_sam)
     predictors = [Predictor(tiny_sam), Predictor(tiny_sam, loaded)]
     cache, kinds = EmbeddingCache(), ("center",)
-    scores = score_objects(data[1], tiny_sam, predictors, cache, kinds=kinds, boundary=False)
+    scores = score_objects(data[1], tiny_sam, predictors, cache, kinds=kinds)
     base, adapted = map(Scores.mean, scores)
     assert (base, adapted) == (whole.base, whole.adapted)
     assert loaded.info.scores["adapter_iou"] == adapted.iou
-    assert loaded.info.refine_helps == (adapted.refined_iou > adapted.iou)
+    assert loaded.info.refine_helps == adapted.refining_helps
+    coarse = score_coarse([(data[1], predictors[1])], cache)
+    assert coarse == whole.coarse
+    assert loaded.info.refine_helps_coarse == coarse.helps
+    assert loaded.info.scores["coarse_refined_iou"] == coarse.refined_iou
 
 
 # --------------------------------------------------------------------------- what stays
@@ -316,8 +321,8 @@ def interrupt(phase, done):
 
 @pytest.mark.parametrize(
     ("phase", "done"),
-    [("encode", 3), ("train", 2), ("train", 6), ("train", 14), ("score", 1)],
-    ids=["encoding", "before the first look", "after it", "after the third", "scoring"],
+    [("encode", 3), ("train", 2), ("train", 6), ("train", 14), ("refine", 1), ("coarse", 1)],
+    ids=["encoding", "before the first look", "after it", "after the third", "refining", "scoring"],
 )
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(run, whole, state, phase, done):
     with pytest.raises(KeyboardInterrupt):
@@ -411,8 +416,8 @@ def test_progress_tells_phases_counts_and_scores_in_order(run):
     told = []
     result = run(on_progress=told.append)
     phases = [progress.phase for progress in told]
-    assert phases == sorted(phases, key=["encode", "train", "score"].index)
-    for phase, total in (("encode", 8), ("train", 16), ("score", 2)):
+    assert phases == sorted(phases, key=["encode", "train", "refine", "score", "coarse"].index)
+    for phase, total in (("encode", 8), ("train", 16), ("refine", 2), ("score", 2)):
         of_phase = [progress for progress in told if progress.phase == phase]
         done = [progress.done for progress in of_phase]
         assert done == sorted(done)
