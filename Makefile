@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FLOORS := .venv-floors
+AUDIT := .venv-audit
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help install lint format test test-fast browser-test demo clean
+.PHONY: help install lint format test test-fast fuzz test-floors audit browser-test ray-test demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,11 +33,34 @@ test: install  ## run the whole suite
 test-fast: install  ## run what needs no real weights and takes seconds
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
+fuzz: install  ## look for faults with about 50,000 new cases of hostile input, half an hour
+	HYPOTHESIS_PROFILE=new FUZZ_FACTOR=16 $(BIN)/python -m pytest $(PARALLEL) tests/test_fuzz_*.py tests/test_hostile_adapters.py
+
+test-floors: $(FLOORS)/installed  ## run the fast tests with the oldest dependencies allowed
+	$(FLOORS)/bin/python -m pytest $(PARALLEL) -m "not slow" --ignore tests/test_licences.py
+
+$(FLOORS)/installed: pyproject.toml constraints-floors.txt
+	$(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet --constraint constraints-floors.txt --editable '.[dev]'
+	touch $@
+
+audit: install $(AUDIT)/installed  ## ask whether an installed package has a known vulnerability
+	$(AUDIT)/bin/python .ci/audit $(VENV) $(AUDIT)
+
+$(AUDIT)/installed: Makefile
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet pip-audit==2.10.1
+	touch $@
+
 browser-test: install  ## drive the exported page in Chromium (apt-get install chromium npm)
 	SAMTUNE_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/test_browser.py
+
+ray-test: install  ## segment on a Ray cluster of this machine, and kill a worker
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	$(BIN)/python -m pytest tests/test_ray.py
 
 demo: install  ## fit, evaluate and segment on the example task, from nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info demo-output
+	rm -rf $(VENV) $(FLOORS) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info demo-output

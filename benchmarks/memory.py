@@ -22,9 +22,10 @@ from PIL import Image
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.checkpoints import resolve
+from samtune.contour_refiner import ContourRefiner
 from samtune.embeddings import EmbeddingCache
 from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule
+from samtune.prompt_learning import PromptLearning
 from samtune.sam import Embedding, load_sam
 from samtune.selector import OutputSelector
 
@@ -83,8 +84,8 @@ def score(folder: Path) -> Iterator[Command]:
     """Centre and random clicks on every object, plain SAM and an adapter that refines."""
     sam = load_sam(CHECKPOINT)
     info = AdapterInfo("plm", Base.of(sam, "mobile_sam"))
-    modules = PromptLearningModule(first_offset=0.1), OutputSelector(), PointMatchingModule()
-    Adapter(info, *modules).save(folder / "a.safetensors")
+    modules = PromptLearningModule(first_offset=0.1), OutputSelector(), ContourRefiner()
+    Adapter(info, PromptLearning(*modules)).save(folder / "a.safetensors")
     for count in (4, 100):
         data = folder / str(count)
         draw_images(data, folder / "home", [count])

@@ -1,9 +1,10 @@
 """Make the example task: banners on street photos, seen in perspective.
 
-    python examples/make_banners.py OUT [--images 48] [--seed 0]
+    python examples/make_banners.py OUT [--images 48] [--seed 0] [--thing banners|windows]
 
 writes OUT/train and OUT/val, each with images/*.jpg and masks/*.png of the same stems. A mask is
-0 on the background and 1..N on its banners (instance labels). Everything is drawn here, so the
+0 on the background and 1..N on its banners (instance labels), or on the windows that can mostly be
+seen; the pictures are the same. Everything is drawn here, so the
 pictures may be used and shipped freely. Why banners: to a click on one, plain SAM answers with a
 letter or a coloured panel about as often as with the whole banner.
 
@@ -21,6 +22,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 SIZE = (576, 768)  # (H, W) of every picture
 FRONT = (620, 1300)  # (H, W) of the street front, drawn squarely before the perspective
 GROUND = (500, 1300)  # (H, W) of pavement and road, drawn from above
+LEAST_WINDOW = 600  # pixels of the picture that a window covers
 STOREY = 200  # height of a storey in the street front
 BRICKS = "#a5523d #8c4a3a #b5704e #c29a6b #7d5a4a #9c6650".split()
 WALLS = "#e8dcc0 #d9c7a3 #cfd2cd #b9c4c9 #e3cdb5 #d8b48a #f0ebe0 #c9b8a8 #a9b7a2 #dcc8c0".split()
@@ -42,6 +44,7 @@ Array = np.ndarray
 Drawing = ImageDraw.ImageDraw
 Rng = np.random.Generator
 Size = tuple[int, int]  # (H, W)
+Box = tuple[int, int, int, int]  # x, y, width, height
 
 
 def noise(rng: Rng, size: Size, cell: tuple[float, float]) -> Array:
@@ -134,16 +137,20 @@ def draw_window(rng: Rng, wall: Array, x: int, y: int, w: int, h: int) -> None:
     shade(wall, x - 4, y + h + 7, w + 12, 6, 0.65)
 
 
-def draw_house(rng: Rng, h: int, w: int) -> Array:
-    """One house front: windows in storeys, and on the ground floor a door and maybe a shop."""
-    wall = draw_wall(rng, (h, w))
+def draw_house(rng: Rng, h: int, w: int) -> tuple[Array, list[Box]]:
+    """One house front: windows in storeys, and on the ground floor a door and maybe a shop.
+
+    Returns:
+        The front (h, w, 3), and its windows.
+    """
+    wall, windows = draw_wall(rng, (h, w)), []
     columns = int(w / rng.uniform(110, 170))
     wide, high = int(w / columns * rng.uniform(0.4, 0.55)), int(STOREY * rng.uniform(0.48, 0.6))
     for top in range(h - 2 * STOREY, -20, -STOREY):
         for column in range(columns):
-            draw_window(
-                rng, wall, int((column + 0.5) * w / columns) - wide // 2, top + 45, wide, high
-            )
+            left = int((column + 0.5) * w / columns) - wide // 2
+            windows.append((left, top + 45, wide, high))
+            draw_window(rng, wall, *windows[-1])
     floor, door = h - STOREY + 16, int(rng.uniform(0.1, 0.7) * w)
     if rng.uniform() < 0.6:  # a shop: its front painted, broad glass beside the door
         wall[floor:] = wall[floor:] * 0.2 + 0.8 * paint(rng, PAINTS)
@@ -151,7 +158,8 @@ def draw_house(rng: Rng, h: int, w: int) -> Array:
         shade(wall, 0, floor, w, 6, 0.65)
         for left, right in ((20, door - 20), (door + 95, w - 20)):
             if right - left > 70:
-                draw_window(rng, wall, left, h - 150, right - left, 110)
+                windows.append((left, h - 150, right - left, 110))
+                draw_window(rng, wall, *windows[-1])
     shade(wall, door - 4, h - 156, 83, 156, 0.5)
     wall[h - 150 :, door : door + 75] = paint(rng, PAINTS)
     for y in (h - 138, h - 72):  # the door's panels
@@ -159,20 +167,27 @@ def draw_house(rng: Rng, h: int, w: int) -> Array:
         shade(wall, door + 15, y + 3, 48, 51, 1.25)
     shade(wall, 0, h - 14, w, 14, 0.6)  # the dirty foot of the wall
     wall[:12] = wall[:12].mean((0, 1)) * 0.5  # the gutter
-    return wall
+    return wall, windows
 
 
-def draw_front(rng: Rng) -> Array:
-    """The street front, RGBA, seen squarely; clear where the sky stands above the roofs."""
+def draw_front(rng: Rng) -> tuple[Array, list[Box]]:
+    """The street front, RGBA, seen squarely; clear where the sky stands above the roofs.
+
+    Returns:
+        The front, and its windows, also those that it cuts off.
+    """
     front = np.zeros((*FRONT, 4), np.float32)
+    windows = []
     x = -int(rng.integers(0, 200))
     while x < FRONT[1]:
         w, roof = int(rng.integers(300, 560)), int(np.clip(rng.normal(20, 90), 0, 250))
         left, right = max(x, 0), min(x + w, FRONT[1])
-        front[roof:, left:right, :3] = draw_house(rng, FRONT[0] - roof, w)[:, left - x : right - x]
+        house, panes = draw_house(rng, FRONT[0] - roof, w)
+        front[roof:, left:right, :3] = house[:, left - x : right - x]
+        windows += [(x + at, roof + top, wide, high) for at, top, wide, high in panes]
         front[roof:, left:right, 3] = 1
         x += w
-    return front
+    return front, windows
 
 
 def draw_ground(rng: Rng) -> Array:
@@ -198,8 +213,33 @@ def draw_foliage(rng: Rng, scene: Array) -> None:
         cv2.ellipse(scene, (int(x + dx), int(y + dy)), axes, turn, 0, 360, leaf.tolist(), -1)
 
 
-def draw_street(rng: Rng) -> tuple[Array, Array]:
-    """A street without banners, and the corners (4, 2) of its front in the picture."""
+def label_windows(windows: list[Box], front: Array, hidden: Array) -> Array:
+    """Labels 1..N (H, W) of the windows that can mostly be seen and are not tiny.
+
+    Args:
+        windows: on the street front, seen squarely.
+        front: corners (4, 2) of the street front in the picture.
+        hidden: (H, W) bool, where something is in front of it.
+    """
+    labels, matrix = np.zeros(SIZE, np.uint8), homography(FRONT, front)
+    for x, y, w, h in windows:
+        square = np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], np.float32) - 0.5
+        corners: Array = cv2.perspectiveTransform(square[None], matrix)[0]
+        outline = (corners * 16).round().astype(np.int32)  # in sixteenths of a pixel
+        seen = cv2.fillConvexPoly(np.zeros(SIZE, np.uint8), outline, 1, shift=4) > 0
+        seen &= ~hidden
+        if seen.sum() > max(LEAST_WINDOW, 0.6 * cv2.contourArea(corners)):
+            labels[seen] = labels.max() + 1
+    return labels
+
+
+def draw_street(rng: Rng) -> tuple[Array, Array, list[Box], Array]:
+    """A street without banners.
+
+    Returns:
+        The scene; the corners (4, 2) of its front in the picture; the front's windows; where
+        leaves (H, W) hide it.
+    """
     h, w = SIZE
     blue, pale = rng.uniform((90, 140, 190), (160, 180, 230)), np.linspace(0, 0.7, h)[:, None, None]
     clouds = noise(rng, SIZE, (70, 160)) + 0.5 * noise(rng, SIZE, (25, 60))
@@ -211,10 +251,13 @@ def draw_street(rng: Rng) -> tuple[Array, Array]:
     base = [(left, eye + 125 * near[0]), (right, eye + 125 * near[1])]
     front = np.array([*top, *base[::-1]])
     ground = np.array([*base, (right + 500, h + 250), (left - 500, h + 250)])
-    scene = over(over(scene, warp(draw_ground(rng), ground)), warp(draw_front(rng), front))
+    scene = over(scene, warp(draw_ground(rng), ground))
+    houses, windows = draw_front(rng)
+    scene = over(scene, warp(houses, front))
+    bare = scene.copy()
     if rng.uniform() < 0.5:
         draw_foliage(rng, scene)
-    return scene, front
+    return scene, front, windows, (scene != bare).any(axis=2)
 
 
 def write(draw: Drawing, text: str, box: tuple[float, ...], ink: str) -> None:
@@ -349,9 +392,9 @@ def photograph(rng: Rng, scene: Array) -> Image.Image:
     return Image.fromarray(photo.clip(0, 255).astype(np.uint8))
 
 
-def make_picture(rng: Rng) -> tuple[Image.Image, Image.Image]:
-    """A photo with one or two banners, and its mask of labels 1..N (8-bit grey)."""
-    scene, front = draw_street(rng)
+def make_picture(rng: Rng) -> tuple[Image.Image, dict[str, Array]]:
+    """A photo with one or two banners, and the labels 1..N (H, W) of each kind of thing."""
+    scene, front, windows, hidden = draw_street(rng)
     labels = np.zeros(SIZE, np.uint8)
     for label in range(1, int(rng.integers(2, 4))):
         corners = choose_corners(rng, front, labels)
@@ -359,11 +402,12 @@ def make_picture(rng: Rng) -> tuple[Image.Image, Image.Image]:
         banner = draw_banner(rng, int(1.5 * np.hypot(*down)), int(1.5 * np.hypot(*right)))
         scene, mask = paste(rng, scene, banner, corners)
         labels[mask] = label
-    return photograph(rng, scene), Image.fromarray(labels)
+    panes = label_windows(windows, front, hidden | (labels > 0))
+    return photograph(rng, scene), {"banners": labels, "windows": panes}
 
 
-def make_dataset(out: Path, images: int, seed: int) -> None:
-    """Write the pictures; every fourth goes to val, the others to train."""
+def make_dataset(out: Path, images: int, seed: int, thing: str = "banners") -> None:
+    """Write the pictures and the masks of one kind of thing; every fourth goes to val."""
     for index in range(images):
         folder = out / ("val" if index % 4 == 3 else "train")
         for name in ("images", "masks"):
@@ -371,7 +415,7 @@ def make_dataset(out: Path, images: int, seed: int) -> None:
         rng = np.random.default_rng((seed, index))  # so a picture does not depend on their number
         photo, labels = make_picture(rng)
         photo.save(folder / "images" / f"banner_{index:03d}.jpg", quality=int(rng.integers(75, 93)))
-        labels.save(folder / "masks" / f"banner_{index:03d}.png")
+        Image.fromarray(labels[thing]).save(folder / "masks" / f"banner_{index:03d}.png")
 
 
 def main() -> None:
@@ -380,10 +424,16 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder to write train/ and val/ into")
     parser.add_argument("--images", type=int, default=48, help="how many, a quarter for val/")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same pictures")
+    parser.add_argument(
+        "--thing",
+        choices=("banners", "windows"),
+        default="banners",
+        help="what the masks show; the pictures are the same",
+    )
     arguments = parser.parse_args()
     if arguments.images < 4:
         parser.error("--images must be at least 4: every fourth picture goes to val/")
-    make_dataset(arguments.out, arguments.images, arguments.seed)
+    make_dataset(arguments.out, arguments.images, arguments.seed, arguments.thing)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The adapter file: what was learned, in one .safetensors that explains itself.
 
-The method's tensors (`plm.*`, `selector.*` and `pmm.*`; others have their own prefix), and text
-metadata: which frozen model it belongs to, how and on what it was trained, how well it did on
-held-out objects. Loading reads tensors and
-JSON, and never executes code. A released format version keeps loading.
+The method's tensors (`plm.*`, `selector.*`, `presence.*` and `refiner.*`; others have their own
+prefix), and text metadata: which frozen model it belongs to, how and on what it was trained, how
+well it did on held-out objects. Loading reads tensors and JSON, and never executes code. A released
+format version keeps loading; what a file does not have, such as a refiner, cannot be done with it.
 """
 
 import json
@@ -68,7 +68,9 @@ class AdapterInfo:
         settings: the fit's settings by name.
         data: what it was trained on: counts and a hash, no file names.
         scores: mean scores on the held-out objects, fractions from 0 to 1.
-        refine_helps: whether contour refinement raised the held-out IoU.
+        refine_helps: whether contour refinement raised the Boundary IoU of the adapter's own masks
+            of held-out objects without lowering their IoU.
+        refine_helps_coarse: whether it raised both for masks that are off, as other tools' may be.
         samtune_version: which samtune wrote it.
     """
 
@@ -78,6 +80,7 @@ class AdapterInfo:
     data: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     refine_helps: bool = False
+    refine_helps_coarse: bool = False
     samtune_version: str = __version__
 
     @property
@@ -219,7 +222,7 @@ def _check_types(info: AdapterInfo) -> None:
     expected: dict[type | tuple[type, ...], list[Any]] = {
         str: [info.method, info.samtune_version, *vars(info.base).values()],
         dict: [info.settings, info.data, info.scores],
-        bool: [info.refine_helps],
+        bool: [info.refine_helps, info.refine_helps_coarse],
     }
     for kind, values in expected.items():
         for value in values:

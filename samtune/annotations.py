@@ -77,6 +77,8 @@ def read_json(path: Path) -> Any:
             file's name, with line and column where it is no JSON.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("is no ordinary file")  # a pipe might never end
         return json.loads(path.read_bytes())
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error

@@ -9,11 +9,12 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samtune import __version__
+from samtune.cli_cache import cache
 from samtune.cli_check import check
 from samtune.cli_evaluate import evaluate
 from samtune.cli_export import export
@@ -28,11 +29,15 @@ from samtune.console import (
     QuietOption,
     Terminal,
     count,
+    fall_silent,
     file_size,
     percent,
     print_json,
 )
 from samtune.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from samtune.adapter import AdapterInfo
 
 app = typer.Typer(
     cls=Group,
@@ -42,7 +47,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # errors in one line, and [x, y] in help as it is
 )
 checkpoints = typer.Typer(no_args_is_help=True, help="Pretrained SAM weights: list, fetch, path.")
-cache = typer.Typer(no_args_is_help=True, help="Cached image embeddings: info, clear.")
 app.command()(check)
 app.command()(fit)
 app.command()(segment)
@@ -60,6 +64,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold any bytes
             stream.reconfigure(errors="backslashreplace")
+    fall_silent()
     app()
 
 
@@ -116,11 +121,22 @@ def info(
     ):
         if key in scores:
             rows.append([title, f"{percent(scores[key])} %"])
-    rows.append(["refining", "helps" if about.refine_helps else "does not help"])
+    rows += [["refining", words] for words in _refining(about)]
     given = (f"{key} {value}" for key, value in about.settings.items() if value is not None)
     rows += [["settings" if not n else "", line] for n, line in enumerate(_wrapped(given))]
     width = max(len(title) for title, _ in rows)
     typer.echo("\n".join(f"{title.ljust(width)}  {value}" for title, value in rows))
+
+
+def _refining(about: "AdapterInfo") -> list[str]:
+    """What refining with an adapter does, as far as it was measured."""
+    if "coarse_iou" not in about.scores:
+        return ["not learned, or too long ago: fit it anew to refine with it"]
+    own, coarse = (
+        "helps" if does else "does not help"
+        for does in (about.refine_helps, about.refine_helps_coarse)
+    )
+    return [f"its own masks: {own}", f"coarse masks: {coarse}"]
 
 
 def _wrapped(words: Iterable[str]) -> list[str]:
@@ -167,29 +183,6 @@ def checkpoint_path(name: NameArgument) -> None:
     if path is None:
         raise CheckpointError(f"{name} is not here yet: samtune checkpoint fetch {name} brings it.")
     typer.echo(path)
-
-
-@cache.command("info")
-def cache_info(as_json: JsonOption = False) -> None:
-    """Say how many image embeddings are cached, and where."""
-    from samtune.embeddings import EmbeddingCache
-
-    found = EmbeddingCache().info()
-    if as_json:
-        print_json({**asdict(found), "folder": str(found.folder)})
-        return
-    typer.echo(
-        f"{count(found.count, 'image embedding')}, {found.bytes / 1e9:.2f} GB of at most "
-        f"{found.limit_bytes / 1e9:g} GB ($SAMTUNE_CACHE_GB), in {found.folder}"
-    )
-
-
-@cache.command("clear")
-def clear_cache() -> None:
-    """Remove all cached image embeddings; they are computed again when needed."""
-    from samtune.embeddings import EmbeddingCache
-
-    typer.echo(f"removed {count(EmbeddingCache().clear(), 'image embedding')}")
 
 
 app.add_typer(checkpoints, name="checkpoint")

@@ -194,7 +194,7 @@ class Segmenter:
         try:
             status = image.stat()
             state: object = (image, status.st_mtime_ns, status.st_size)
-        except OSError:
+        except (OSError, ValueError):  # also of what can be no name
             state = None  # read_image says what is wrong
         if self._read is None or state is None or self._read[0] != state:
             self._read = None  # a large one is let go before the next is read
@@ -225,11 +225,10 @@ class Segmenter:
 
         # Where every file goes is settled before the first is written.
         planned = {name: one.plan(image, results) for name, one in self._writers.items()}
+        overlay = self._names.take(image.stem, "overlay.jpg")[0] if self._overlay else None
         for name, writer in self._writers.items():
             writer.write(image, pixels, results, planned[name])
-        overlay = None
-        if self._overlay:
-            (overlay,) = self._names.take(image.stem, "overlay.jpg")
+        if overlay is not None:
             moves = [move for one in results for move in one.moves]
             masks = [one.mask for one in results]
             shown = prompts or [one.prompt for one in results if one.prompt is not None]

@@ -70,7 +70,8 @@ def check(
     config, cache = FitConfig(), EmbeddingCache()
     with Terminal(quiet) as terminal:
         try:
-            dataset = read_data(terminal, data, class_id, objects, images)
+            # Without --json, how much there is stands in the first line of the result.
+            dataset = read_data(terminal, data, class_id, objects, images, describe=as_json)
             train, held_out = hold_out(terminal, dataset, val, None, class_id, images, config)
         except DatasetError as error:
             _list_faults(data, error, as_json)

@@ -1,6 +1,5 @@
 """`samtune evaluate`: scores of plain SAM and of adapters on a folder of masks."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from samtune.cli_references import (
     read_references,
     referring,
 )
+from samtune.cli_report import report_files, write_report
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -38,7 +38,6 @@ from samtune.console import (
     read_data,
     table,
 )
-from samtune.files import atomic_write
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from samtune.found_scores import FoundScores
     from samtune.obedience import Obedience
     from samtune.predictor import Predictor
-    from samtune.report import Source
-    from samtune.stages import Stages
 
 
 def evaluate(
@@ -107,7 +104,7 @@ def evaluate(
         reference_scribbles or [],
     )
     check_references(context, paths, shown)
-    files = None if report is None else (report / "report.html", report / "report.json")
+    files = None if report is None else report_files(report)
     for file in files or ():
         check_writable(file)
     stages = Stages()
@@ -119,7 +116,20 @@ def evaluate(
             marked = read_references(shown, sam)
             adapted = [referring(Adapter.load(path, sam), marked, sam) for path in paths]
         predictors = [Predictor(sam), *(Predictor(sam, adapter) for adapter in adapted)]
-        if files is None:
+        obeyed: list[Obedience | None] = [None] * len(predictors)
+        if files is not None:
+            names = ["plain SAM", *_short_names(paths)]
+            sources = [
+                Source(name, predictor, path)
+                for name, predictor, path in zip(names, predictors, [None, *paths], strict=True)
+            ]
+            made = write_report(
+                terminal, dataset, sources, checkpoint, stages, files, max_objects=max_objects
+            )
+            base, *scored = made.scores
+            obeyed = made.obedience if paths else obeyed
+            found = made.found[1:]
+        else:
             base, *scored = evaluate(
                 dataset,
                 sam,
@@ -127,24 +137,15 @@ def evaluate(
                 EmbeddingCache(),
                 on_progress=lambda done, total: terminal.show("scoring", done, total),
             )
-        else:
-            sources = [
-                Source(name, predictor, path)
-                for name, predictor, path in zip(
-                    ["plain SAM", *_short_names(paths)], predictors, [None, *paths], strict=True
+            if paths:
+                obeyed = measure_obedience(
+                    dataset,
+                    sam,
+                    predictors,
+                    EmbeddingCache(),
+                    on_progress=lambda done, total: terminal.show("clicking beside", done, total),
                 )
-            ]
-            base, *scored = _write_report(terminal, dataset, sources, checkpoint, stages, files)
-        obeyed: list[Obedience | None] = [None] * len(predictors)
-        if paths:
-            obeyed = measure_obedience(
-                dataset,
-                sam,
-                predictors,
-                EmbeddingCache(),
-                on_progress=lambda done, total: terminal.show("clicking beside", done, total),
-            )
-        found = [_score_found(terminal, dataset, one, max_objects) for one in predictors[1:]]
+            found = [_score_found(terminal, dataset, one, max_objects) for one in predictors[1:]]
     if as_json:
         scores = {f"base_{name}": value for name, value in _scores(base).items()}
         adapters_json = [
@@ -152,6 +153,7 @@ def evaluate(
                 "adapter": str(path),
                 **_scores(one),
                 "refined_iou": one.refined_iou,
+                "refined_boundary_iou": one.refined_boundary_iou,
                 **({} if looked is None else _found_scores(looked)),
                 "beside": None if clicks is None else asdict(clicks),
             }
@@ -245,35 +247,6 @@ def _short_names(paths: list[Path]) -> list[str]:
     """Files' names without folder and suffix where that tells them apart."""
     stems = [path.stem for path in paths]
     return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
-
-
-def _write_report(
-    terminal: Terminal,
-    dataset: "Dataset",
-    sources: list["Source"],
-    checkpoint: str,
-    stages: "Stages",
-    files: tuple[Path, Path],
-) -> list["Scores"]:
-    """Measure and write the page and its numbers; returns the sources' mean scores."""
-    from samtune.embeddings import EmbeddingCache
-    from samtune.report import make_report
-    from samtune.report_page import render
-
-    made = make_report(
-        dataset,
-        sources,
-        EmbeddingCache(),
-        Path(checkpoint).name,
-        stages=stages,
-        tell=terminal.show,
-    )
-    page, numbers = files
-    with atomic_write(page) as temporary:
-        temporary.write_text(render(made), encoding="utf-8")
-    with atomic_write(numbers) as temporary:
-        temporary.write_text(json.dumps(made.numbers, indent=1, allow_nan=False), encoding="utf-8")
-    return made.scores
 
 
 def _scores(scores: "Scores") -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from samtune.cli_segment import decode_line, open_lines
+from samtune.cli_segment import open_lines
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -131,11 +131,11 @@ def _read_questions(name: str) -> list["Question"]:
     """Read what to compare on; a bad line is the end of it, as nothing is done yet."""
     from samtune.images import read_image
     from samtune.parity import Question
-    from samtune.prompt_text import parse_prompt_line
+    from samtune.prompt_text import decode_line, parse_prompt_line, read_lines
 
     questions: dict[Path, list[Question]] = {}  # those on one image in a row
     with open_lines(name) as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_lines(lines), start=1):
             if not line.strip():
                 continue
             try:

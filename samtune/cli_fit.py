@@ -10,6 +10,7 @@ from samtune.cli_fit_data import read_references, read_train_and_held_out
 from samtune.cli_fit_references import fit_from_references, parse_parts
 from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
 from samtune.cli_fit_vrp import parse_classes, train_vrp
+from samtune.cli_report import report_files, report_fit
 from samtune.config import PARTS, FitConfig, MethodName, VrpConfig
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -22,9 +23,15 @@ from samtune.console import (
     QuietOption,
     Terminal,
     check_writable,
+    count,
     open_sam,
     print_json,
+    speak_of_errors,
 )
+from samtune.errors import SamtuneError
+from samtune.files import real_path
+from samtune.processes import Processes, joined, started
+from samtune.stages import Stages
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
@@ -91,7 +98,8 @@ def fit(
         float | None,
         typer.Option(
             metavar="F",
-            help=f"Share of images to hold out. [default: {FitConfig.val_fraction}; persam: none]",
+            help=f"Share of images to hold out. [default: {FitConfig.val_fraction}, in turns where "
+            f"that is under {FitConfig.fewest_held_out} objects; persam: none]",
         ),
     ] = None,
     epochs: Annotated[
@@ -107,14 +115,28 @@ def fit(
         typer.Option(metavar="M", help="Stop training after so long and keep the best."),
     ] = FitConfig.max_minutes,
     no_pmm: Annotated[
-        bool, typer.Option("--no-pmm", help="Train no Point Matching Module: no refinement.")
+        bool, typer.Option("--no-pmm", help="Train no Point Matching Module and no refiner.")
     ] = False,
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="Same seed, same adapter on the same machine.")
     ] = FitConfig.seed,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Objects a step; the processes of torchrun share them."
+        ),
+    ] = FitConfig.batch_size,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted fit, same options.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write DIR/report.html, a page about the held-out images with the training's "
+            "curves, and DIR/report.json, its numbers.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Keep an adapter that is no better than plain SAM.")
     ] = False,
@@ -123,7 +145,10 @@ def fit(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Make an adapter from images and masks, or from annotations of COCO, YOLO or LabelMe."""
+    """Make an adapter from images and masks, or from annotations of COCO, YOLO or LabelMe.
+
+    torchrun --nproc-per-node N -m samtune fit ... shares the work of one fit among N processes.
+    """
     if val is not None and val_fraction is not None:
         context.fail("--val and --val-fraction exclude each other: give one.")
     if val_fraction is not None and not 0 < val_fraction < 1:
@@ -145,6 +170,15 @@ def fit(
             f"--method {method} trains nothing step by step: --epochs, --max-minutes, --no-pmm and "
             "--resume are for --method plm and vrp."
         )
+    if method != "plm" and started().count > 1:
+        context.fail(f"--method {method} is for one process: start it without torchrun.")
+    if method == "vrp" and report is not None:
+        context.fail("--report is for the other methods: vrp's table is what it prints.")
+    if method != "plm" and report is not None and val is None and val_fraction is None:
+        context.fail(
+            f"--report is about held-out images, and --method {method} holds none out by itself: "
+            "give --val or --val-fraction, too."
+        )
     if method == "persam-f" and set(left_out) & {"cascade", "negative-point"}:
         context.fail(
             "--method persam-f has no negative point, and weighs the first of its cascade's "
@@ -158,9 +192,11 @@ def fit(
         max_minutes=max_minutes,
         val_fraction=FitConfig.val_fraction if val_fraction is None else val_fraction,
         pmm=not no_pmm,
+        batch_size=batch_size,
     )
-    name = data.resolve().stem if data.is_file() else data.resolve().name
+    name = real_path(data).stem if data.is_file() else real_path(data).name
     output = Path(f"{name}.safetensors") if output is None else output
+    files = None if report is None else report_files(report)
     if method == "vrp":
         terminal = Terminal(quiet)
         train_vrp(
@@ -195,7 +231,8 @@ def fit(
             train, held = read_references(
                 terminal, data, val, val_fraction, class_id, objects, images, config
             )
-            check_writable(output)
+            for file in (output, *(files or ())):
+                check_writable(file)
             fit_from_references(
                 terminal,
                 train,
@@ -208,30 +245,76 @@ def fit(
                 checkpoint=checkpoint,
                 device=device,
                 as_json=as_json,
+                report=files,
             )
         return
-    state = Path(f"{output}.resume")
+    state, stages = Path(f"{output}.resume"), Stages()
 
-    with explained_interruption(state), Terminal(quiet) as terminal:
-        train, held_out = read_train_and_held_out(
+    def read() -> tuple["Dataset", "Dataset | None"]:
+        found = read_train_and_held_out(
             terminal, data, val, val_fraction, class_id, objects, images, config
         )
-        check_writable(output)
+        if report is not None and found[1] is None:
+            raise SamtuneError(
+                "--report is about held-out images, and these are so few that trainings take turns "
+                "in holding them out: give --val or --val-fraction, too."
+            )
+        for file in (output, state, *(files or ())):
+            check_writable(file)
+        return found
+
+    with (
+        joined() as processes,
+        explained_interruption(state, is_first=processes.is_first),
+        Terminal(quiet or not processes.is_first) as terminal,
+    ):
+        with stages.measure("reading data"):
+            train, held_out = processes.from_first(read)
         if output.is_file():
             terminal.say(f"{output} exists; a better adapter than plain SAM replaces it.")
         say_where_to_start(terminal, state, resume)
-        sam = open_sam(terminal, checkpoint, device)
-        result = _train(terminal, train, held_out, sam, config, checkpoint, state, resume)
+        if processes.count > batch_size:
+            terminal.say(
+                f"{processes.count} processes share batches of {count(batch_size, 'object')}: "
+                "some have nothing to do while training (--batch-size)."
+            )
+        with stages.measure("loading the model"):
+            sam = processes.first_then_others(lambda: open_sam(terminal, checkpoint, device))
+        speak_of_errors()
+        result = _train(
+            terminal, train, held_out, sam, config, checkpoint, state, resume, processes
+        )
+    if not processes.is_first:
+        return
 
     kept = result.better or force
     path = output if kept else output.with_name(f"{output.stem}.rejected.safetensors")
-    with explained_interruption(state):
+    with explained_interruption(state, is_first=processes.is_first), Terminal(quiet) as terminal:
         result.adapter.save(path)
-        state.unlink(missing_ok=True)
+        if files is not None and held_out is not None:
+            stages.seconds |= {
+                "encoding": result.seconds["encode"],
+                "training": result.seconds["train"],
+            }
+            report_fit(
+                terminal,
+                held_out,
+                sam,
+                result.adapter,
+                path,
+                checkpoint,
+                stages,
+                files,
+                result.curves,
+            )
+        state.unlink(missing_ok=True)  # kept so far: going on costs no training
+
     if as_json:
         print_json(summary(result, path))
     else:
         typer.echo(scores_in_words(result, path, sam))
+    if files is not None and not as_json:
+        typer.echo(f"wrote {files[0]} and {files[1]}")
     if not result.better:
         explain_failure(result, path, output, kept)
     if not as_json:
@@ -247,18 +330,25 @@ def _train(
     checkpoint: str,
     state: Path,
     resume: bool,
+    processes: Processes,
 ) -> "FitResult":
     from samtune.embeddings import EmbeddingCache
     from samtune.training import fit
+
+    cache = EmbeddingCache()
+    shortage = cache.shortage(len(train.pairs) + (0 if held_out is None else len(held_out.pairs)))
+    if shortage is not None:
+        terminal.say(f"Warning: {shortage}: images will be encoded again and again. Set it higher.")
 
     return fit(
         train,
         held_out,
         sam,
-        EmbeddingCache(),
+        cache,
         config,
         checkpoint_name=Path(checkpoint).name,
         state_path=state,
         resume=resume,
-        on_progress=lambda progress: show_progress(terminal, progress),
+        processes=processes,
+        on_progress=lambda progress: show_progress(terminal, progress, processes.count),
     )

@@ -13,19 +13,28 @@ from samtune.console import Terminal, percent
 if TYPE_CHECKING:
     from samtune.run import Progress
 
-_PHASES = {"encode": "encoding", "train": "training", "score": "scoring"}
+_PHASES = {
+    "encode": "encoding",
+    "train": "training",
+    "refine": "learning to refine",
+    "score": "scoring",
+    "coarse": "refining coarse masks",
+}
 
 
-def show_progress(terminal: Terminal, progress: "Progress") -> None:
-    """Show how far a training has come."""
+def show_progress(terminal: Terminal, progress: "Progress", processes: int = 1) -> None:
+    """Show how far a training has come, in one of so many processes."""
     parts = []
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.2f}")
     if progress.val_iou is not None:
         beside = "" if progress.base_iou is None else f" (SAM {percent(progress.base_iou)})"
         parts.append(f"IoU {percent(progress.val_iou)}{beside}")
+    phase = _PHASES[progress.phase]
+    if processes > 1 and progress.phase != "train":
+        phase += f" (the share of 1 of {processes} processes)"
     terminal.show(
-        _PHASES[progress.phase],
+        phase,
         progress.done,
         progress.total,
         ", ".join(parts),
@@ -44,11 +53,13 @@ def say_where_to_start(terminal: Terminal, state: Path, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def explained_interruption(state: Path) -> Iterator[None]:
+def explained_interruption(state: Path, *, is_first: bool = True) -> Iterator[None]:
     """Say how to go on after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt as error:
+        if not is_first:
+            raise typer.Exit(130) from error
         if state.is_file():
             saved = datetime.fromtimestamp(state.stat().st_mtime).strftime("%H:%M:%S")
             hint = f"the same command with --resume goes on from {saved} ({state})"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from samtune.cli_report import report_fit
 from samtune.config import PARTS, Part
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -18,6 +19,7 @@ from samtune.console import (
     print_json,
     table,
 )
+from samtune.stages import Stages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +56,12 @@ def fit_from_references(
     checkpoint: str,
     device: str,
     as_json: bool,
+    report: tuple[Path, Path] | None,
 ) -> None:
-    """Make an adapter, score it if objects are held out, write it and say so."""
+    """Make an adapter, score it if objects are held out, write it and say so.
+
+    With files to report to, there are such objects.
+    """
     from dataclasses import replace
 
     from samtune.embeddings import EmbeddingCache
@@ -82,10 +88,17 @@ def fit_from_references(
             adapter, info=replace(adapter.info, **_described(held_out, held, adapter))
         )
     adapter.save(output)
+    if held_out is not None and report is not None:
+        stages = Stages()
+        taken = fitted.seconds
+        stages.seconds |= {"encoding": taken["encode"], "fitting": taken["fit"]}
+        report_fit(terminal, held_out, sam, adapter, output, checkpoint, stages, report)
     if as_json:
         print_json(_summary(fitted, held_out, held, output))
         return
     typer.echo(_in_words(fitted, held, output))
+    if report is not None:
+        typer.echo(f"wrote {report[0]} and {report[1]}")
     typer.echo(f"next: {_next_command(train, held_out, output, checkpoint)}")
 
 

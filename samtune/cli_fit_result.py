@@ -1,6 +1,7 @@
 """What `samtune fit` says at its end: scores, what they mean, and what to try next."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +16,36 @@ if TYPE_CHECKING:
     from samtune.training import FitResult
 
 
+_SCORES = ("IoU", "oracle", "boundary")
+
+
 def scores_in_words(result: "FitResult", path: Path, sam: "Sam") -> str:
     """The table of scores, how sure the gain is, what was trained and how long it took."""
-    base, adapted, pmm = result.base, result.adapted, result.adapter.learned.pmm
+    base, adapted, refiner = result.base, result.adapted, result.adapter.learned.refiner
     rows = [
-        ["plain SAM", percent(base.iou), percent(base.oracle_iou)],
-        ["adapter", percent(adapted.iou), percent(adapted.oracle_iou)],
+        [name, *map(percent, (one.iou, one.oracle_iou, one.boundary_iou))]
+        for name, one in (("plain SAM", base), ("adapter", adapted))
     ]
-    if pmm is not None:
-        rows.append(["adapter, refined", percent(adapted.refined_iou), "–"])
+    if refiner is not None:
+        refined = percent(adapted.refined_iou), percent(adapted.refined_boundary_iou)
+        rows.append(["adapter, refined", refined[0], "–", refined[1]])
     trained = result.adapter.learned.parameters_in_use()
     everything = trained + sum(parameter.numel() for parameter in sam.parameters())
     trainable = f"trainable: {trained:,} of {everything:,} parameters"
     trainable += f" ({100 * trained / everything:.1f} %)"
-    if pmm is not None:
-        trainable += f", and {sum(p.numel() for p in pmm.parameters()):,} for refining"
+    if refiner is not None:
+        trainable += f", and {sum(p.numel() for p in refiner.parameters()):,} for refining"
     phases = ", ".join(f"{phase} {duration(taken)}" for phase, taken in result.seconds.items())
-    ended = "" if result.stopped == "finished" else f"; ended early: {result.stopped}"
+    stopped = result.curves.stopped
+    ended = "" if stopped == "finished" else f"; ended early: {stopped}"
     return "\n".join(
         [
             "",
-            table([f"held out: {count(base.objects, 'object')}", "IoU", "oracle"], rows),
-            "mean % for one click in the middle of each; oracle: the best of SAM's masks",
+            table([f"held out: {count(base.objects, 'object')}", *_SCORES], rows),
+            "mean % for one click in the middle of each; oracle: the best of SAM's masks; boundary:"
+            " Boundary IoU",
             *_how_it_was_chosen(result),
+            *_refining_in_words(result),
             _gain_in_words(result),
             "",
             trainable,
@@ -56,6 +64,24 @@ def _how_it_was_chosen(result: "FitResult") -> list[str]:
         )
     if result.adapter.info.settings["first_offset"] == 0:
         lines.append("moving the prompt did no good: the adapter mixes SAM's masks, no more")
+    return lines
+
+
+def _refining_in_words(result: "FitResult") -> list[str]:
+    coarse, info = result.coarse, result.adapter.info
+    if result.adapter.learned.refiner is None:
+        return []
+    answers = {
+        "`segment --refine`": info.refine_helps,
+        "`samtune refine`, for coarse masks": info.refine_helps_coarse,
+    }
+    lines = [f"{what}: {'helps' if does else 'does not help'}" for what, does in answers.items()]
+    if coarse is not None:
+        lines[1] += (
+            f" (IoU {percent(coarse.iou)} to {percent(coarse.refined_iou)}, boundary "
+            f"{percent(coarse.boundary_iou)} to {percent(coarse.refined_boundary_iou)}, of masks "
+            "4 % too large or small)"
+        )
     return lines
 
 
@@ -114,10 +140,15 @@ def summary(result: "FitResult", path: Path) -> dict[str, Any]:
         "adapter_iou": result.adapted.iou,
         "adapter_oracle_iou": result.adapted.oracle_iou,
         "refined_iou": result.adapted.refined_iou,
+        "boundary_iou": result.adapted.boundary_iou,
+        "refined_boundary_iou": result.adapted.refined_boundary_iou,
+        "refine_helps": result.adapter.info.refine_helps,
+        "coarse": None if result.coarse is None else asdict(result.coarse),
+        "refine_helps_coarse": result.adapter.info.refine_helps_coarse,
         "gain_interval": result.gain.interval,
         "verdict": result.gain.verdict,
         "parameters": result.adapter.learned.parameters_in_use(),
         "objects_per_second": result.objects_per_second,
         "seconds": result.seconds,
-        "stopped": result.stopped,
+        "stopped": result.curves.stopped,
     }

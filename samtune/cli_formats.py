@@ -42,9 +42,14 @@ def class_labels(context: typer.Context, adapters: list[Path], label: str | None
     labels = [path.stem for path in adapters] or ["object"]
     labels = labels if label is None else [label] * len(labels)
     for name in labels:
-        if not name.strip() or not name.isprintable():
+        if not can_name_a_class(name):
             context.fail(f"{name!r} cannot name a class: give one in letters with --label NAME.")
     return labels
+
+
+def can_name_a_class(name: str) -> bool:
+    """Whether every format can hold a name: lists of classes have one a line."""
+    return bool(name.strip()) and name.isprintable()
 
 
 def open_segment_writers(

@@ -1,7 +1,7 @@
 """`samtune refine`: the contours of a mask that any tool made, moved onto the boundary."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ import typer
 from samtune.cli_formats import (
     LabelOption,
     OverwriteOption,
+    can_name_a_class,
     chosen_formats,
     class_labels,
     open_segment_writers,
@@ -29,7 +30,8 @@ from samtune.console import (
     count,
     print_json,
 )
-from samtune.errors import ImageError, OutputError
+from samtune.errors import DatasetError, ImageError, OutputError
+from samtune.files import real_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,7 +121,7 @@ def refine(
         return
     work = _read_work(mask, image, images, quiet)
     keep = [path for path, _ in work.images] + ([] if foreign else [mask])
-    labels = own_label if label is not None or not foreign else work.categories
+    labels = own_label if label is not None or not foreign else _categories(mask, work)
     names, writers = open_segment_writers(
         chosen or [work.form], output or Path(), keep, list(labels), overwrite, quiet
     )
@@ -147,6 +149,17 @@ def _read_work(mask: Path, image: Path | None, images: Path | None, quiet: bool)
         for skipped in work.skipped:
             terminal.say(f"left out: {skipped.path.name}, {skipped.reason}")
     return work
+
+
+def _categories(mask: Path, work: "ForeignMasks") -> Sequence[str]:
+    """The annotations' own names of classes."""
+    for name in work.categories:
+        if not can_name_a_class(name):
+            raise DatasetError(
+                f"{mask} has a category {name!r:.80}, and no format could hold that name: change "
+                "it, or give all objects one with --label NAME."
+            )
+    return work.categories
 
 
 def _refine_file(
@@ -268,7 +281,7 @@ def _refine_objects(
 def _check_output(path: Path, keep: tuple[Path, ...]) -> None:
     if path.suffix.lower() != ".png":
         raise OutputError(f"{path} cannot hold a mask: masks are written as PNG; name it .png.")
-    if path.resolve() in {one.resolve() for one in keep}:
+    if real_path(path) in {real_path(one) for one in keep}:
         raise OutputError(f"{path} would overwrite what is read: give another --output.")
     check_writable(path)
 

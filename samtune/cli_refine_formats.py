@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from samtune.cli_segment import shall_refine
+from samtune.cli_sources import shall_refine
 from samtune.console import Terminal, count, open_sam, print_json, show_error
 from samtune.errors import SamtuneError
 
@@ -61,7 +61,8 @@ def open_refiner(
 
     sam = open_sam(terminal, checkpoint, device)
     predictor = Predictor(sam, Adapter.load(adapter, sam))
-    return Refiner(predictor, shall_refine(terminal, adapter, predictor, always), draws)
+    refined = shall_refine(terminal, adapter, predictor, always, coarse=True)
+    return Refiner(predictor, refined, draws)
 
 
 @dataclass
@@ -118,11 +119,11 @@ class FormatWriting:
             results.append(self._result(self.refiner(embedding, before), thing.label))
             changed.append(int((results[-1].mask != before).sum()))
         planned = {name: writer.plan(image, results) for name, writer in self.writers.items()}
+        path = self.names.take(image.stem, "overlay.jpg")[0] if self.refiner.draws else None
         for name, writer in self.writers.items():
             writer.write(image, pixels, results, planned[name])
         overlay = {}
-        if self.refiner.draws:
-            (path,) = self.names.take(image.stem, "overlay.jpg")
+        if path is not None:
             masks = [one.mask for one in results]
             write_image(path, draw_overlay(pixels, masks, [], self.refiner.moves))
             overlay = {"overlay": str(path)}

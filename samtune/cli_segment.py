@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from samtune.cli_answers import Question, Segmenter, Source
+from samtune.cli_answers import Question, Segmenter
 from samtune.cli_formats import (
     LabelOption,
     OverwriteOption,
@@ -22,6 +22,8 @@ from samtune.cli_formats import (
     class_labels,
     open_segment_writers,
 )
+from samtune.cli_outcomes import Outcome, say_images, say_lines
+from samtune.cli_ray import Job, RayOption, segment_on_ray
 from samtune.cli_references import (
     ReferenceBoxOption,
     ReferenceClassOption,
@@ -32,8 +34,8 @@ from samtune.cli_references import (
     check_references,
     parse_references,
     read_references,
-    referring,
 )
+from samtune.cli_sources import Refining, open_source
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -44,26 +46,20 @@ from samtune.console import (
     check_writable,
     open_sam,
     parsed,
-    print_json,
-    show_error,
 )
-from samtune.errors import AdapterError, PromptError, SamtuneError
+from samtune.errors import PromptError, SamtuneError
 from samtune.shards import Shard
 
 if TYPE_CHECKING:
-    from samtune.predictor import Predictor
     from samtune.prompts import Prompt
-    from samtune.reference_cells import Marked
     from samtune.results import Names
-    from samtune.sam import Sam
-
-Refining = Literal["no", "where it helps", "always"]
 
 
 def segment(
     context: typer.Context,
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGE...", help="Images to segment.")
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE...", help="Images to segment, or folders of them."),
     ] = None,
     points: Annotated[
         list[str] | None,
@@ -160,6 +156,7 @@ def segment(
             "in the whole run; coco.json becomes coco.I-of-N.json.",
         ),
     ] = "1/1",
+    ray: RayOption = None,
     as_json: JsonOption = False,
     checkpoint: CheckpointOption = DEFAULT_CHECKPOINT,
     device: DeviceOption = "auto",
@@ -200,39 +197,70 @@ def segment(
     refining: Refining = "always" if refine_always else "where it helps" if refine else "no"
     if refining != "no" and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
+    from samtune.checkpoints import resolve
+    from samtune.pairs import find_images
+
+    images = find_images(images)
     given = _given_prompts(points or [], negative_points or [], boxes or [])
     part = parsed("--shard", Shard.parse, [shard])[0]
 
     chosen = chosen_formats(context, formats or ["png"])
+    if ray is not None and not part.is_whole:
+        context.fail("--ray shares the images out by itself: give no --shard.")
     labels = class_labels(context, adapters or [], label)
 
     lines = None if prompts is None else open_lines(prompts)
     check_writable(output / "mask.png")
     names, writers = open_segment_writers(chosen, output, images, labels, overwrite, quiet, part)
     check_references(context, adapters or [], shown)
-    with Terminal(quiet) as terminal:
-        sam = open_sam(terminal, checkpoint, device)
-        marked = read_references(shown, sam)
-        make = partial(_open_source, terminal, sam, marked, refining, every_cell="npz" in chosen)
-        paths: list[Path | None] = [*adapters] if adapters else [None]
-        sources = [make(path, label) for path, label in zip(paths, labels, strict=True)]
-    with Segmenter(
-        sources,
-        names,
-        writers,
-        all_masks=all_masks,
-        overlay=overlay,
-        max_objects=max_objects,
-        min_score=min_score,
-    ) as segmenter:
+    if ray is not None and shown:
+        context.fail("--ray does not bring references to its workers: leave out one of the two.")
+    paths: list[Path | None] = [*adapters] if adapters else [None]
+    asked = [Question(number, image, given) for number, image in enumerate(images, 1)]
+    if ray is not None:
+        job = Job(
+            folder=Path.cwd(),
+            keep=tuple(image for image in images if "." in image.stem),
+            checkpoint=checkpoint,
+            device=device,
+            adapters=tuple(paths),
+            labels=tuple(labels),
+            refining=refining,
+            formats=tuple(chosen),
+            output=output,
+            all_masks=all_masks,
+            overlay=overlay,
+            max_objects=max_objects,
+            min_score=min_score,
+        )
         if lines is not None:
-            failed, all_of = _answer_lines(segmenter, lines, part, names)
-            things = "lines"
-        else:
-            asked = [Question(number, image, given) for number, image in enumerate(images, 1)]
-            own = list(_own(part, names, asked))  # a list: all names are known before the first
-            failed, all_of = _answer_images(segmenter, own, as_json)
-            things = "images"
+            with lines:
+                asked = list(_questions(lines))
+        with Terminal(quiet) as terminal:
+            resolve(checkpoint, terminal.show_bytes)  # fetched once, for the workers here
+        outcomes = segment_on_ray(ray, job, asked, writers)
+        in_json = lines is not None
+        failed, all_of = say_lines(outcomes) if in_json else say_images(outcomes, as_json)
+    else:
+        with Terminal(quiet) as terminal:
+            sam = open_sam(terminal, checkpoint, device)
+            marked = read_references(shown, sam)
+            make = partial(open_source, terminal, sam, marked, refining, every_cell="npz" in chosen)
+            sources = [make(path, label) for path, label in zip(paths, labels, strict=True)]
+        with Segmenter(
+            sources,
+            names,
+            writers,
+            all_masks=all_masks,
+            overlay=overlay,
+            max_objects=max_objects,
+            min_score=min_score,
+        ) as segmenter:
+            if lines is not None:
+                failed, all_of = _answer_lines(segmenter, lines, part, names)
+            else:
+                own = list(_own(part, names, asked))  # a list: all names are known before the first
+                failed, all_of = _answer_images(segmenter, own, as_json)
     if not (all_of or part.is_whole or quiet):
         typer.echo(
             f"Nothing to do for shard {shard}: there are fewer images, and those of one name stay "
@@ -241,6 +269,7 @@ def segment(
         )
     if failed:
         if all_of > 1 and not quiet:
+            things = "images" if lines is None else "lines"
             typer.echo(f"{failed} of {all_of} {things} failed.", err=True)
         raise typer.Exit(1)
 
@@ -292,68 +321,13 @@ def open_lines(name: str) -> BinaryIO:
         ) from error
 
 
-def _open_source(
-    terminal: Terminal,
-    sam: "Sam",
-    references: list["Marked"],
-    refining: Refining,
-    path: Path | None,
-    label: str,
-    *,
-    every_cell: bool,
-) -> Source:
-    """An adapter, or plain SAM."""
-    from samtune.adapter import Adapter
-    from samtune.predictor import Predictor
-
-    if path is None:
-        return Source(None, Predictor(sam, every_cell=every_cell), refine=False, label=label)
-    adapter = referring(Adapter.load(path, sam), references, sam)
-    predictor = Predictor(sam, adapter, every_cell=every_cell)
-    refine = refining != "no" and shall_refine(terminal, path, predictor, refining == "always")
-    return Source(path, predictor, refine, label)
-
-
-def shall_refine(terminal: Terminal, path: Path, predictor: "Predictor", always: bool) -> bool:
-    """Whether to refine with an adapter; says so if it did not help where that was measured.
-
-    Raises:
-        AdapterError: it cannot refine.
-    """
-    assert predictor.adapter is not None
-    if predictor.adapter.learned.pmm is None:
-        raise AdapterError(
-            f"{path} cannot refine: it has no Point Matching Module, which `fit` trains for "
-            "--method plm unless --no-pmm is given. Use such an adapter, or do not refine."
-        )
-    helped = predictor.adapter.info.refine_helps
-    if not helped:
-        stays = "refining all the same" if always else "so masks stay as they are"
-        terminal.say(f"{path}: refining did not help on its held-out objects, {stays}")
-    return helped or always
-
-
 def _answer_images(
     segmenter: "Segmenter", questions: list[Question], as_json: bool
 ) -> tuple[int, int]:
     """Segment every image; returns how many failed, of how many."""
-    failed = 0
+    several = len(segmenter.sources) > 1
     with closing(segmenter.answer_all(questions, ahead=True)) as answered:
-        for _, found in answered:
-            try:
-                answers = found.result()
-            except SamtuneError as error:
-                show_error(error)
-                failed += 1
-                continue
-            for answer in answers:
-                if as_json:
-                    print_json(answer.as_json())
-                else:
-                    typer.echo(answer.in_words(name_adapter=len(segmenter.sources) > 1))
-            if not as_json and answers[0].overlay is not None:
-                typer.echo(answers[0].overlay)
-    return failed, len(questions)
+        return say_images((Outcome.of(*one, name_adapter=several) for one in answered), as_json)
 
 
 def _own(shard: Shard, names: "Names", questions: Iterable[Question]) -> Iterator[Question]:
@@ -373,7 +347,6 @@ def _answer_lines(
     segmenter: "Segmenter", lines: BinaryIO, shard: Shard, names: "Names"
 ) -> tuple[int, int]:
     """Answer prompt lines as they come; returns how many failed, of how many."""
-    failed = all_of = 0
     # Whoever writes into a pipe may wait for an answer before the next line.
     ahead = lines is not sys.stdin.buffer and lines.seekable()
     if ahead and not shard.is_whole:  # all names are known before the first, as with images
@@ -382,24 +355,14 @@ def _answer_lines(
         lines.seek(0)
     questions = _own(shard, names, _questions(lines))
     with lines, closing(segmenter.answer_all(questions, ahead=ahead)) as answered:
-        for question, found in answered:
-            all_of += 1
-            try:
-                answers = found.result()
-            except SamtuneError as error:
-                failed += 1
-                print_json({"error": str(error), "line": question.number})
-                continue
-            for answer in answers:
-                print_json({**answer.as_json(), "line": question.number})
-    return failed, all_of
+        return say_lines(Outcome.of(*one) for one in answered)
 
 
 def _questions(lines: BinaryIO) -> Iterator[Question]:
     """What the lines ask, blank ones left out."""
-    from samtune.prompt_text import parse_prompt_line
+    from samtune.prompt_text import decode_line, parse_prompt_line, read_lines
 
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(lines), start=1):
         if not line.strip():
             continue
         try:
@@ -408,15 +371,3 @@ def _questions(lines: BinaryIO) -> Iterator[Question]:
             yield Question(number, Path(), [], error)
         else:
             yield Question(number, asked.image, [asked.prompt])
-
-
-def decode_line(line: bytes) -> str:
-    """The text of a line of prompts.
-
-    Raises:
-        PromptError: it is not UTF-8.
-    """
-    try:
-        return line.decode("utf-8-sig")  # some editors put a mark before the first line
-    except UnicodeDecodeError as error:
-        raise PromptError(f"not text in UTF-8 ({error}): save the prompts as UTF-8.") from error

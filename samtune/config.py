@@ -4,7 +4,8 @@ One set for every task: nobody should have to tune flags for plates or for cells
 tables behind these numbers are in benchmarks/README.md.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 MethodName = Literal["plm", "persam", "persam-f", "vrp"]
@@ -41,15 +42,29 @@ class FitConfig:
     folds: int = 4  # parts of the images that take turns in being held out
     few_first_offsets: tuple[float, ...] = (0.0, 0.1, 1.0)  # 0: no PLM
     mixture_objects: int = 400  # seen in a training without a PLM
-    few_objects: int = 1000  # seen in a training of few masks, at least
+    trial_objects: int = 600  # seen at most in a training whose weights are not kept
+    few_objects: int = 1000  # seen in the training of few masks whose weights are, at least
     few_passes: int = 50  # over them
-    pmm: bool = True  # the Point Matching Module as auxiliary task
+    pmm: bool = True  # the Point Matching Module as auxiliary task, and a refiner afterwards
     pmm_weight: float = 1.0  # λ, equation 3
     pmm_rate: float = 3e-4  # learning rate of the PMM
     pmm_jitter: float = 0.2  # of the object's half size
     validations: int = 10  # looks at the held-out objects during training
+    refine_share: float = 0.15  # of max_minutes, kept for the contour refiner
     patience: int = 8  # looks without progress after which training stops: late, because many tasks
     # fall back while the learning rate is high and end above where they were
+
+    def without_refining(self) -> "FitConfig":
+        """The settings of training on prompts: what the contour refiner leaves of max_minutes."""
+        if self.max_minutes is None or not self.pmm:
+            return self
+        return replace(self, max_minutes=self.max_minutes * (1 - self.refine_share))
+
+    def seconds_to_refine(self, trained: float) -> float:
+        """How long the contour refiner may train after so many seconds of training."""
+        if self.max_minutes is None:
+            return math.inf
+        return max(60 * self.max_minutes - trained, 60 * self.max_minutes * self.refine_share)
 
 
 @dataclass(frozen=True)

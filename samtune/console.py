@@ -5,7 +5,10 @@ a line and nothing else. Nothing here imports torch, numpy or rich before a comm
 """
 
 import contextlib
+import errno
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +20,7 @@ from typer.core import TyperGroup
 
 from samtune.errors import OutputError, PromptError, SamtuneError
 from samtune.files import atomic_write
+from samtune.processes import started
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -74,6 +78,21 @@ ObjectsOption = Annotated[
 ]
 
 
+def fall_silent() -> None:
+    """Leave speaking to the first, in a process that torchrun started beside it.
+
+    Wrong usage or unreadable data would be told by each of them.
+    """
+    if not started().is_first:
+        sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
+
+
+def speak_of_errors() -> None:
+    """From here on a process may fail alone, and has to say why."""
+    if not started().is_first and sys.__stderr__ is not None:
+        sys.stderr = sys.__stderr__
+
+
 class Group(TyperGroup):
     """Turns a SamtuneError into one line on stderr and exit code 1; bugs keep their traceback."""
 
@@ -84,11 +103,16 @@ class Group(TyperGroup):
         except SamtuneError as error:
             show_error(error)
             raise typer.Exit(1) from error
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+                raise
+            show_error(SamtuneError(f"{error.filename} is no file ({error.strerror}): check it."))
+            raise typer.Exit(1) from error
 
 
-def show_error(error: Exception) -> None:
+def show_error(error: SamtuneError) -> None:
     """Print an error as one line on stderr."""
-    typer.echo(f"Error: {str(error).replace(chr(10), ' ')}", err=True)
+    typer.echo(f"Error: {error}", err=True)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -268,8 +292,18 @@ def read_data(
     images: Path | None,
     *,
     boxes: bool = False,
+    describe: bool = True,
 ) -> "Dataset":
     """Read images and their objects; say what was found, left out, and assumed.
+
+    Args:
+        terminal: says it.
+        data: as all that follow, of `load_dataset`.
+        class_id: the target.
+        objects: what is one object.
+        images: where images are.
+        boxes: whether boxes are objects.
+        describe: say how many images and objects there are; not for who prints that as a result.
 
     Raises:
         DatasetError: it is no data set.
@@ -284,7 +318,8 @@ def read_data(
         boxes=boxes,
         on_progress=lambda done, total: terminal.show(f"reading {data.name}", done, total),
     )
-    terminal.say(f"{data}: {dataset.describe()}")
+    if describe:
+        terminal.say(f"{data}: {dataset.describe()}")
     for skipped in dataset.skipped[:_NAMED_SKIPPED]:
         terminal.say(f"  left out: {skipped.path.name}, {skipped.reason}")
     if len(dataset.skipped) > _NAMED_SKIPPED:
@@ -353,4 +388,6 @@ def check_writable(path: Path) -> None:
             raise OutputError(f"{path} is a folder: give the name of a file.")
     with contextlib.suppress(_Enough), atomic_write(path) as temporary:
         temporary.touch()
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # its own name, which may be too long
         raise _Enough

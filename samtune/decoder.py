@@ -158,6 +158,31 @@ class FrozenDecoder(nn.Module):
         blocks[prompt, :, cell] = torch.where(wanted, exact, blocks[prompt, :, cell])
         return self.assemble(blocks, grid)
 
+    def upscaled(
+        self, tokens: Tensor, cells: Tensor, mixing: Tensor, grid: tuple[int, int]
+    ) -> Tensor:
+        """What masks are made from, and one of them, for the contour refiner.
+
+        Args:
+            tokens: (B, T, C) from `attend`.
+            cells: (B, N, C) from `attend`.
+            mixing: (B, 4) how much of each output's logits the mask is made of.
+            grid: (h, w) of the cells.
+
+        Returns:
+            (B, 4h · 4w, 33) the upscaled features at each place of the logits' grid, row by row,
+            and the mask's logit there.
+        """
+        weights = self._networks(tokens, mixing[:, None])
+        blocks = self._upscale(cells)
+        width = blocks.shape[-1]
+        # (row, column) of the cell, of its coarse half, of that one's fine half
+        found = blocks.new_empty(len(blocks), grid[0], 2, 2, grid[1], 2, 2, width + 1)
+        in_order = found.permute(0, 1, 4, 2, 5, 3, 6, 7)
+        in_order[..., :width] = blocks.view(len(blocks), *grid, 2, 2, 2, 2, width)
+        in_order[..., width:] = (blocks @ weights[:, None].mT).view(*in_order.shape[:-1], 1)
+        return found.view(len(blocks), -1, width + 1)
+
     def _with_outputs(self, sparse_prompt_embeddings: Tensor) -> Tensor:
         """(B, P, C) prompt tokens to (B, T, C): the IoU token, the mask tokens, the prompt."""
         output_tokens = torch.cat([self.layers.iou_token.weight, self.layers.mask_tokens.weight])

@@ -27,6 +27,8 @@ from samtune.sam import Embedding, Sam, input_size
 
 PREPROCESSING = "1"  # raise it whenever Sam.preprocess changes what the encoder sees
 DEFAULT_LIMIT_GB = 20.0  # about 10,000 images
+_BYTES = 2_097_280  # of a file with SAM's 256×64×64, its header included
+_COUNT_AFTER = 0.01  # of the limit saved: then all files are counted, as other processes save too
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class EmbeddingCache:
         limit_gb = _limit_from_environment() if limit_gb is None else limit_gb
         self.limit_bytes = int(limit_gb * 1e9)
         self._bytes: int | None = None  # counted on the first save, then kept up to date
+        self._uncounted = 0  # bytes saved since
 
     def key(self, image: NDArray[np.uint8], sam: Sam) -> str:
         """The name of an image's embedding: SHA-256 of pixels, encoder and preprocessing."""
@@ -86,7 +89,11 @@ class EmbeddingCache:
             # Not save_file, which hides a full disk behind an error of its own.
             temporary.write_bytes(safetensors.torch.save(tensors, size))
             written = temporary.stat().st_size
-        self._bytes = self.info().bytes if self._bytes is None else self._bytes + written
+        self._uncounted += written
+        if self._bytes is None or self._uncounted > _COUNT_AFTER * self.limit_bytes:
+            self._bytes, self._uncounted = self.info().bytes, 0
+        else:
+            self._bytes += written
         if self._bytes > self.limit_bytes:
             self._remove_oldest(keep=self._path(key))
 
@@ -112,6 +119,16 @@ class EmbeddingCache:
         """Count what is there."""
         sizes = [size for _, size, _ in self._files()]
         return CacheInfo(self.folder, len(sizes), sum(sizes), self.limit_bytes)
+
+    def shortage(self, images: int) -> str | None:
+        """In words, that embeddings of so many images do not fit; None where they do."""
+        needed = images * _BYTES
+        if needed <= self.limit_bytes:
+            return None
+        return (
+            f"{images:,} images take {needed / 1e9:.2g} GB encoded, and the cache keeps "
+            f"{self.limit_bytes / 1e9:g} ($SAMTUNE_CACHE_GB)"
+        )
 
     def clear(self) -> int:
         """Remove all embeddings; returns how many there were."""

@@ -13,9 +13,20 @@ Each message is one line that says what is wrong, where, and what to do. A Value
 the caller's bug, an assert something that cannot happen; neither is meant for the user.
 """
 
+import re
+
+# What would begin a new line or do something to a terminal; names of files may hold any of it.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 class SamtuneError(Exception):
-    """A problem the user can fix. The message says what is wrong, where, and what to do."""
+    """A problem the user can fix. The message says what is wrong, where, and what to do.
+
+    It is one line, whatever names it quotes: control characters in it are written as escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_CONTROL.sub(lambda found: repr(found[0])[1:-1], message))
 
 
 class DatasetError(SamtuneError):

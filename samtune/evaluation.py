@@ -36,12 +36,16 @@ class AnswerScores:
         oracle_iou: of the best of it and the three masks of SAM's multimask output.
         refined_iou: of the returned mask after contour refinement; None where it cannot be.
         boundary_iou: Boundary IoU of the returned mask.
+        presence: how likely it is, to the adapter, that the prompt is on such an object at all.
+        refined_boundary_iou: the same after contour refinement; None where it cannot be.
     """
 
     iou: float
     oracle_iou: float | None = None
     refined_iou: float | None = None
     boundary_iou: float | None = None
+    presence: float | None = None
+    refined_boundary_iou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Scores:
         random_iou: of the returned mask, for random clicks; None if not asked for.
         refined_iou: of the returned mask after contour refinement; None where it cannot be.
         boundary_iou: Boundary IoU of the returned mask; None if not asked for.
+        refined_boundary_iou: the same after contour refinement; None where it cannot be.
     """
 
     objects: int
@@ -79,6 +84,7 @@ class Scores:
     random_iou: float | None
     refined_iou: float | None
     boundary_iou: float | None
+    refined_boundary_iou: float | None = None
 
     @classmethod
     def mean(cls, scores: Sequence[ObjectScores]) -> "Scores":
@@ -97,7 +103,16 @@ class Scores:
             random_iou=of("random"),
             refined_iou=of("center", "refined_iou"),
             boundary_iou=of("center", "boundary_iou"),
+            refined_boundary_iou=of("center", "refined_boundary_iou"),
         )
+
+    @property
+    def refining_helps(self) -> bool:
+        """Whether refining raises the Boundary IoU and does not lower the IoU."""
+        before, after = self.boundary_iou, self.refined_boundary_iou
+        if before is None or after is None or self.refined_iou is None:
+            return False
+        return after > before and self.refined_iou >= self.iou
 
 
 def evaluate(
@@ -154,11 +169,8 @@ def score_objects(
     Returns:
         For each predictor the objects' scores, in the order of the data set.
     """
-    chosen = range(len(dataset.pairs)) if images is None else images
     found: list[list[ObjectScores]] = [[] for _ in predictors]
-    for done, (index, embedding, things) in enumerate(
-        encoded_images(dataset, sam, cache, chosen), start=1
-    ):
+    for index, embedding, things in encoded_images(dataset, sam, cache, images, on_progress):
         for scores, predictor in zip(found, predictors, strict=True):
             answers: list[dict[PromptKind, tuple[AnswerScores, ...]]] = [{} for _ in things]
             for kind in kinds:
@@ -170,8 +182,6 @@ def score_objects(
                 for answer, of_kind in zip(answers, scored, strict=True):
                     answer[kind] = of_kind
             scores += map(ObjectScores, answers)
-        if on_progress is not None:
-            on_progress(done, len(chosen))
     return found
 
 
@@ -203,16 +213,26 @@ def prompts_for(
 
 
 def encoded_images(
-    dataset: Dataset, sam: Sam, cache: EmbeddingCache, chosen: Sequence[int]
+    dataset: Dataset,
+    sam: Sam,
+    cache: EmbeddingCache,
+    images: Sequence[int] | None,
+    on_progress: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[int, Embedding, list[DatasetObject]]]:
-    """Go through some of a data set's images: which it is, encoded, and its objects."""
+    """Go through a data set's images, or some: which it is, encoded, and its objects.
+
+    The number of images that were gone through, and of all, is told after each.
+    """
+    chosen = range(len(dataset.pairs)) if images is None else images
     objects: dict[int, list[DatasetObject]] = {index: [] for index in chosen}
     for thing in dataset.objects:
         if thing.image_index in objects:
             objects[thing.image_index].append(thing)
-    for index in chosen:
+    for done, index in enumerate(chosen, start=1):
         _, embedding = cache.encode(read_image(dataset.pairs[index].image), sam)
         yield index, embedding, objects[index]
+        if on_progress is not None:
+            on_progress(done, len(chosen))
 
 
 def _score_prompts(
@@ -241,7 +261,7 @@ def _answer_some_at_once(
     An image can have hundreds of objects, and an answer five masks of the image's size.
     """
     adapter = predictor.adapter
-    refine = detailed and adapter is not None and adapter.learned.pmm is not None
+    refine = detailed and adapter is not None and adapter.learned.refiner is not None
     for start in range(0, len(prompts), AT_ONCE):
         some = prompts[start : start + AT_ONCE]
         yield from predictor.predict(embedding, some, all_masks=detailed, refine=refine)
@@ -258,6 +278,10 @@ def _score_answer(
         oracle_iou=max([returned, *others]) if detailed else None,
         refined_iou=None if refined is None else iou(refined, target),
         boundary_iou=boundary_iou(prediction.mask, target) if boundary else None,
+        presence=prediction.presence,
+        refined_boundary_iou=boundary_iou(refined, target)
+        if boundary and refined is not None
+        else None,
     )
 
 

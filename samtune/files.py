@@ -84,6 +84,32 @@ def appearing_whole(folder: Path, names: Sequence[str]) -> Iterator[Path]:
             folder.rmdir()  # only if it is empty: then it was made for nothing
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file; there is none of a name that no file can have."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def check_name(path: Path) -> None:
+    """Make sure that a file may be called so, before others are written.
+
+    Raises:
+        OutputError: its name is too long.
+    """
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(why_not_written(path, error)) from error
+
+
+def real_path(path: Path) -> Path:
+    """A path without links; links that go in a circle stay, which Path.resolve fails on."""
+    return Path(os.path.realpath(path))
+
+
 def why_not_written(path: Path, error: OSError) -> str:
     """Put into words what kept a file from being written, and what to do."""
     folder = path.parent
@@ -93,6 +119,8 @@ def why_not_written(path: Path, error: OSError) -> str:
         return f"{path} cannot be written: {folder} may not be written to. Choose another folder."
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return f"{path} cannot be written: {folder} is not a folder. Choose another folder."
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{path} cannot be written: its name is too long. Choose a shorter one."
     if error.errno == errno.EISDIR:
         return f"{path} cannot be written: it is a folder. Choose another name."
     return f"{path} cannot be written: {error.strerror or error}. Choose another place."

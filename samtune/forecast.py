@@ -13,6 +13,7 @@ from samtune.images import read_image
 from samtune.learner import EncodedImages, Learner
 from samtune.predictor import Predictor
 from samtune.prompts import center_point
+from samtune.refiner_fit import BOXES, fit_refiner, share_of_refining
 from samtune.sam import Sam
 from samtune.supervision import supervise
 from samtune.trials import objects_to_see
@@ -29,7 +30,7 @@ class Forecast:
     Attributes:
         to_encode: images whose embedding is not cached yet.
         encode_seconds: of those.
-        train_seconds: of training and scoring.
+        train_seconds: of training, of what refining learns, and of scoring.
         disk_bytes: that the cache will grow by.
     """
 
@@ -77,6 +78,10 @@ def forecast(
     seconds = step * total / config.batch_size
     seconds += look * looks * min(_LOOK_AT, scored)
     seconds += answer * 2 * scored
+    if config.pmm:
+        share = share_of_refining(config, len(train.objects))
+        once = _seconds(lambda: fit_refiner(sam, encoded, few.objects[:4], 0, share=1 / BOXES))
+        seconds += once * BOXES * share * (2 if held_out is None else 1)
     return Forecast(missing, encode * missing, seconds, _EMBEDDING_BYTES * missing)
 
 
@@ -84,15 +89,16 @@ def _objects_and_looks(count: int, held_out: Dataset | None, config: FitConfig) 
     """How many objects all steps see, and how often all that is held out is looked at."""
     starts = len(config.few_first_offsets)
 
-    def tried(given: int) -> int:
-        return sum(objects_to_see(config, start, given) for start in config.few_first_offsets)
+    def tried(given: int, *, kept: bool) -> int:
+        every = config.few_first_offsets
+        return sum(objects_to_see(config, start, given, kept=kept) for start in every)
 
     if held_out is None:
         parts = [count - count // config.folds] * config.folds
-        last = objects_to_see(config, max(config.few_first_offsets), count)
-        return sum(tried(part) for part in parts) + last, starts
+        last = objects_to_see(config, max(config.few_first_offsets), count, kept=True)
+        return sum(tried(part, kept=False) for part in parts) + last, starts
     if count < config.few_masks:
-        return tried(count), starts
+        return tried(count, kept=True), starts
     total = max(config.objects, count) if config.epochs is None else config.epochs * count
     # Each size of the first offset is tried on some objects; only one of the trials counts.
     probe = (len(config.first_offsets) - 1) * min(config.probe_objects, total)

@@ -12,6 +12,7 @@ from samtune.annotation_objects import load_annotations
 from samtune.annotations import AnnotatedImage, Annotations
 from samtune.dataset import read_annotations
 from samtune.errors import DatasetError
+from samtune.files import real_path
 from samtune.masks import DatasetObject
 from samtune.pairs import Skipped
 from samtune.read_coco import read_coco
@@ -101,7 +102,7 @@ def _of_image(path: Path, image: Path, image_folder: Path | None) -> Annotations
         read = read_coco(path, folder) if path.is_file() else read_annotations(path, folder)
         chosen: list[AnnotatedImage] = []
         if read is not None:
-            chosen = [one for one in read.images if one.image.resolve() == image.resolve()]
+            chosen = [one for one in read.images if real_path(one.image) == real_path(image)]
         if read is not None and chosen:
             return Annotations(read.form, images=chosen, categories=read.categories)
     raise DatasetError(f"{path} has nothing of {image}: check both names.")

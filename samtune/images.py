@@ -7,6 +7,7 @@ in masks.py.
 
 import contextlib
 import io
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,24 +19,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from samtune.errors import ImageError, OutputError
 from samtune.files import atomic_write
+from samtune.upright import orientation, upright, upright_rgb
 
 # Only these decoders: Pillow has others that call outside programs (EPS) or are rarely checked.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 FORMATS_IN_WORDS = "JPEG, PNG, WebP, TIFF or BMP"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
-_STRIP = 512  # rows taken over at once
-
-# EXIF tag 274 "Orientation": how the stored pixels have to be turned to stand upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+LONGEST_SIDE = 65_535  # pixels, as in a JPEG; what resizes a mask takes a kilobyte for each
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
@@ -54,21 +45,11 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 
     Raises:
         ImageError: no such file, no permission, not an image, truncated, or too large to be
-            read safely.
+            read safely: more than 178,956,970 pixels (Pillow's limit), or 65,535 on a side.
     """
     with _opened(path) as file:
-        file.load()  # before its orientation is asked for, see _upright
-        if file.mode == "RGB" and not file.has_transparency_data:
-            return _upright_rgb(file)
-        image = _upright(file)
-        if image.mode == "F" or image.mode.startswith("I"):
-            grey = _scaled_to_8_bits(np.asarray(image))
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        return np.array(image.convert("RGB"))
+        file.load()  # before its orientation is asked for, see upright.upright
+        return upright_rgb(file)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -83,7 +64,7 @@ def image_size(path: Path) -> tuple[int, int]:
     with _opened(path) as file:
         width, height = file.size
         file.draft(None, (max(width // 8, 1), max(height // 8, 1)))
-        turned = _orientation(file) >= 5  # these exchange rows and columns
+        turned = orientation(file) >= 5  # these exchange rows and columns
         stored = (width, height)
         file.load()
         if file.format == "TIFF":  # Pillow turns a TIFF itself, as it loads
@@ -113,7 +94,7 @@ def read_labels(path: Path | IO[bytes]) -> npt.NDArray[np.integer[Any]]:
         lossy = _is_lossy(file)
         # Pillow keeps the upper 8 bits of 16-bit colour, and with them none of the labels.
         shortened = len(file.getbands()) > 1 and ";16" in str(file.tile)
-        image = _upright(file)
+        image = upright(file)
         values = np.asarray(image)
     if shortened:
         raise ImageError(
@@ -124,8 +105,8 @@ def read_labels(path: Path | IO[bytes]) -> npt.NDArray[np.integer[Any]]:
         return _palette_labels(image, values)
     if image.mode in ("LA", "RGB", "RGBA"):
         values = _single_channel(path, image.mode, values, tolerance=64 if lossy else 0)
-    elif image.mode == "F" and np.array_equal(values, np.round(values)):
-        values = values.astype(np.int64)
+    elif image.mode == "F" and _are_whole(values):
+        values = values.astype(np.int32)
     elif not (image.mode in ("1", "L") or image.mode.startswith("I")):
         raise _colour_mask(path)
     if lossy:
@@ -195,8 +176,20 @@ def _opened(path: Path | IO[bytes]) -> Iterator[ImageFile.ImageFile]:
         with warnings.catch_warnings():
             # Pillow warns of large images and odd metadata; what it can read is good enough.
             warnings.simplefilter("ignore")
+            if isinstance(path, Path) and not _ends(path):
+                raise ImageError(
+                    f"{path} is no ordinary file, and reading it might never end: give an image "
+                    "file."
+                )
             with Image.open(path, formats=FORMATS) as image:
+                if max(image.size) > LONGEST_SIDE:
+                    raise ImageError(
+                        f"{path} is {max(image.size):,} px long, and a side may have at most "
+                        f"{LONGEST_SIDE:,} px: cut it into parts."
+                    )
                 yield image
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist: check its name.") from error
     except IsADirectoryError as error:
@@ -217,47 +210,10 @@ def _opened(path: Path | IO[bytes]) -> Iterator[ImageFile.ImageFile]:
         ) from error
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(274, 1))
-    except Exception:  # a photo with broken EXIF data is still a photo
-        return 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Decode and turn; loaded first, because Pillow turns a TIFF itself as it loads."""
-    image.load()
-    turn = _UPRIGHT.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
-
-
-def _upright_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """What `_upright` shows of a loaded RGB image, taken over some rows at a time.
-
-    Pillow needs four bytes a pixel, and as many again for each image turned, and twice the
-    array for one made at once: of a photo of 100 megapixels that would be gigabytes.
-    """
-    width, height = image.size
-    orientation = _orientation(image)
-    pixels = np.empty((width, height, 3) if orientation >= 5 else (height, width, 3), np.uint8)
-    stored = pixels.swapaxes(0, 1) if orientation >= 5 else pixels  # a view, as are the next two
-    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
-    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
-    for top in range(0, height, _STRIP):
-        bottom = min(top + _STRIP, height)
-        stored[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
-    return pixels
-
-
-def _scaled_to_8_bits(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    values = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    brightest = values.max(initial=0.0)
-    if grey.dtype.kind == "f" and brightest <= 1:
-        full = 1.0  # floats from 0 to 1 are the convention
-    else:
-        depths = (8, 10, 12, 14, 16, 24, 32)
-        full = next((2.0**bits - 1 for bits in depths if brightest < 2.0**bits), brightest)
-    return np.clip(np.round(values * (255 / full)), 0, 255).astype(np.uint8)
+def _ends(path: Path) -> bool:
+    """Whether a path is a file or folder, and no pipe or device."""
+    mode = path.stat().st_mode
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _is_lossy(image: ImageFile.ImageFile) -> bool:
@@ -275,6 +231,11 @@ def _palette_labels(image: Image.Image, indices: npt.NDArray[Any]) -> npt.NDArra
     if colours[:6] == [255] * 3 + [0] * 3 and indices.max(initial=0) <= 1:
         return np.where(indices == 0, 1, 0).astype(np.uint8)
     return indices.astype(np.uint8)
+
+
+def _are_whole(values: npt.NDArray[Any]) -> bool:
+    """Whether floats are whole numbers that an integer of 32 bits holds."""
+    return bool((np.abs(values) < 2.0**31).all()) and np.array_equal(values, np.round(values))
 
 
 def _single_channel(

@@ -3,7 +3,8 @@
 A step loads the embeddings of a few objects' images, adapts their prompt tokens with the PLM,
 decodes some of their cells (supervision.py) and moves the weights. Everything random in it is
 drawn from the seed and the step's number alone, so that a restored learner goes on as if it had
-never stopped.
+never stopped. Several processes draw the same and take an object or a few of each step: their
+gradients add up to those of one process.
 
 What is trained is the mask that will be returned, the mixture of the four outputs (selector.py),
 and beside it each output alone, weighted by how good it already is on an object (softmax of the
@@ -11,6 +12,7 @@ negative loss): an object improves where it is nearly right, and the outputs kee
 scales. The weights that count are a moving average over the steps.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,16 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from samtune.config import FitConfig
+from samtune.curves import Start
+from samtune.draws import Drawn
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
 from samtune.losses import MaskScores, score_logits
 from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule, jitter, matching_loss
+from samtune.pmm import PointMatchingModule, matching_loss
+from samtune.processes import ALONE, Processes
 from samtune.sam import Sam
 from samtune.selector import OutputSelector, best_of_three, mixture
-from samtune.steps import Stepwise
-from samtune.supervision import CellSample, Supervision, draw_prompts
+from samtune.supervision import CellSample, Supervision
 
 
 class EncodedImages:
@@ -51,8 +55,8 @@ class EncodedImages:
         return cells.to(self._sam.device, torch.float32).permute(0, 3, 1, 2)
 
 
-class Learner(Stepwise[nn.ModuleDict]):
-    """The modules that learn, step by step.
+class Learner:
+    """The modules that learn, their optimizer, and the number of the next step.
 
     Args:
         sam: the frozen model.
@@ -62,6 +66,7 @@ class Learner(Stepwise[nn.ModuleDict]):
         total: how many objects all steps together will see.
         first_offset: weight of the PLM's last norm at the start; 0 is no PLM, but the choice
             among SAM's own masks alone.
+        processes: who shares the objects of each step.
     """
 
     def __init__(
@@ -72,40 +77,114 @@ class Learner(Stepwise[nn.ModuleDict]):
         objects: Sequence[Supervision],
         total: int,
         first_offset: float,
+        processes: Processes = ALONE,
     ) -> None:
         self.sam, self.config, self.images, self.objects = sam, config, images, objects
-        self.first_offset = first_offset
-        super().__init__(
-            lambda: _modules(config, first_offset),
-            lambda modules: _parameter_groups(modules, config, first_offset),
-            seed=config.seed,
-            device=sam.device,
+        self.total, self.first_offset, self.processes = total, first_offset, processes
+        self.step = 0
+        self.losses: list[float] = []  # of the masks, a step
+        self.learning_rates: list[float] = []  # of the PLM, or of the selector alone, a step
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.learned = _modules(config, first_offset)
+            self.average = _modules(config, first_offset)
+        self.average.load_state_dict(self.learned.state_dict())
+        self.learned.to(sam.device)
+        self.average.to(sam.device).requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.learned, config, first_offset),
             weight_decay=config.weight_decay,
-            total=total,
-            batch_size=config.batch_size,
-            warmup=config.warmup_objects,
-            decay=config.average,
+            fused=True,
         )
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def steps(self) -> int:
+        """How many steps it takes to see all of `total`."""
+        return -(-self.total // self.config.batch_size)
+
+    @property
+    def seen(self) -> int:
+        """How many objects the steps so far have seen."""
+        return min(self.step * self.config.batch_size, self.total)
+
+    @property
+    def course(self) -> Start:
+        """How the steps so far went."""
+        size = self.config.batch_size
+        return Start(
+            self.first_offset,
+            tuple(min(step * size, self.total) for step in range(1, self.step + 1)),
+            tuple(self.losses),
+            tuple(self.learning_rates),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, tensors and plain values."""
+        return {
+            "first_offset": self.first_offset,
+            "total": self.total,
+            "step": self.step,
+            "losses": self.losses,
+            "learning_rates": self.learning_rates,
+            "learned": self.learned.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a learner with the same arguments."""
+        self.total, self.step = state["total"], state["step"]
+        self.losses = list(state["losses"])
+        self.learning_rates = list(state["learning_rates"])
+        self.learned.load_state_dict(state["learned"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def train_step(self) -> None:
         """Learn from the next few objects."""
+        share = self.schedule()
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
         config = self.config
-        rng = np.random.default_rng([config.seed, 2, self.step])
+        rate = config.learning_rate if "plm" in self.learned else config.selector_rate
+        self.learning_rates.append(rate * share)
+        self.optimizer.zero_grad()
+        rng = np.random.default_rng([self.config.seed, 2, self.step])
         batch = [self.objects[index] for index in self.indices()]
-        self.start_step()
-        features = self.images.batch([one.image_index for one in batch])
-        tokens = self._tokens(*draw_prompts(batch, config.click_share, rng))
+        self.losses.append(self._gradients(Drawn.of(batch, self.config, rng)))
+        self.optimizer.step()
+        self._move_average()
+        self.step += 1
+
+    def _gradients(self, drawn: Drawn) -> float:
+        """Leave the gradients of a step in the parameters; returns the loss of the masks."""
+        own = drawn.part(self.processes.own(len(drawn.batch)))
+        masks = torch.zeros((), device=self.sam.device)
+        if own.batch:  # there may be fewer objects than processes
+            share = len(own.batch) / len(drawn.batch)
+            masks, others = (share * loss for loss in self._losses(own))
+            torch.autograd.backward(masks + others)
+        masks = masks.detach()
+        if self.processes.count > 1:
+            self.processes.add_up([masks, *map(_gradient, self.learned.parameters())])
+        return float(masks)
+
+    def _losses(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """The loss of the masks, and all others; means over the objects."""
+        features = self.images.batch([one.image_index for one in drawn.batch])
+        tokens = self._tokens(drawn.points, drawn.labels, drawn.boxes)
         tokens, cells = self._attend(self.learned, tokens, features)
-        samples = [one.sample_cells(config.cells, rng) for one in batch]
-        masks, choice = self._mask_losses(tokens, cells, samples)
-        loss = masks + choice
-        if config.pmm:
-            loss = loss + config.pmm_weight * self._contour_loss(cells, batch, rng)
-        torch.autograd.backward(loss)
-        self.end_step(float(masks.detach()))
+        masks, others = self._mask_losses(tokens, cells, drawn.samples)
+        if drawn.contours is not None:
+            assert drawn.rough is not None
+            refined = self.learned["pmm"](cells, drawn.rough.to(cells.device))
+            matching = matching_loss(refined, drawn.contours.to(cells.device)).mean()
+            others = others + self.config.pmm_weight * matching
+        return masks, others
 
     def _mask_losses(
-        self, tokens: Tensor, cells: Tensor, samples: list[CellSample]
+        self, tokens: Tensor, cells: Tensor, samples: Sequence[CellSample]
     ) -> tuple[Tensor, Tensor]:
         """The loss of the masks, and that of the choice among them."""
         config = self.config
@@ -121,15 +200,6 @@ class Learner(Stepwise[nn.ModuleDict]):
         masks = scores.loss[:, 4].mean() + config.outputs_weight * outputs
         return masks, (corrected - iou).square().mean()
 
-    def _contour_loss(
-        self, cells: Tensor, batch: list[Supervision], rng: np.random.Generator
-    ) -> Tensor:
-        contours = torch.from_numpy(np.stack([one.contour for one in batch]))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        rough = jitter(contours, generator, self.config.pmm_jitter).to(cells.device)
-        refined = self.learned["pmm"](cells, rough)
-        return matching_loss(refined, contours.to(cells.device)).mean()
-
     def indices(self) -> list[int]:
         """The objects of this step: passes over all of them, each in an order of its own."""
         first = self.step * self.config.batch_size
@@ -143,6 +213,20 @@ class Learner(Stepwise[nn.ModuleDict]):
             indices.append(int(order[place]))
         return indices
 
+    def schedule(self) -> float:
+        """The share of each learning rate in this step: linear warm-up, then a cosine to zero."""
+        warm = (self.step + 1) * self.config.batch_size / self.config.warmup_objects
+        return min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+
+    def _move_average(self) -> None:
+        # Early on the average must follow the weights, or it would still be their random start.
+        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for kept, value in zip(
+                self.average.parameters(), self.learned.parameters(), strict=True
+            ):
+                kept.lerp_(value, 1 - decay)
+
     @torch.inference_mode()
     def held_out_iou(self, held_out: Sequence[Supervision], *, plain: bool = False) -> float:
         """Mean IoU at the centre point on the logits' grid, which is quick and nearly exact.
@@ -153,7 +237,8 @@ class Learner(Stepwise[nn.ModuleDict]):
                 averaged weights.
         """
         scores: list[float] = []
-        for start in range(0, len(held_out), 4):
+        starts = range(0, len(held_out), 4)
+        for start in starts[self.processes.own(len(starts))]:
             batch = held_out[start : start + 4]
             features = self.images.batch([one.image_index for one in batch])
             centers = np.stack([one.center for one in batch])[:, None]
@@ -167,7 +252,7 @@ class Learner(Stepwise[nn.ModuleDict]):
             else:
                 mixing = mixture(self.average["selector"](tokens, estimate))
             scores += self._score(tokens, cells, samples, mixing[:, None]).iou[:, 0].tolist()
-        return float(np.mean(scores))
+        return float(np.mean(self.processes.together(scores)))
 
     def _attend(
         self, learned: nn.ModuleDict | None, tokens: Tensor, features: Tensor
@@ -179,7 +264,7 @@ class Learner(Stepwise[nn.ModuleDict]):
         return sam.decoder.attend(features, sam.image_pe, tokens, sam.no_mask)
 
     def _score(
-        self, tokens: Tensor, cells: Tensor, samples: list[CellSample], mixing: Tensor
+        self, tokens: Tensor, cells: Tensor, samples: Sequence[CellSample], mixing: Tensor
     ) -> MaskScores:
         """Decode each object's sampled cells and compare them with its target."""
         index = self._stack([sample.index for sample in samples])
@@ -205,6 +290,13 @@ class Learner(Stepwise[nn.ModuleDict]):
 
     def _stack(self, arrays: list[Any]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).to(self.sam.device)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient, nought where this process had nothing to learn from."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _modules(config: FitConfig, first_offset: float) -> nn.ModuleDict:

@@ -11,6 +11,7 @@ together and read in one way:
 Of any foreground, "components" makes every connected part an object.
 """
 
+import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -118,11 +119,11 @@ def class_number(holder: Path, class_id: int | str | None) -> int | None:
     """
     if class_id is None:
         return None
-    if str(class_id).isascii() and str(class_id).isdigit() and int(class_id):
+    if re.fullmatch("[0-9]{1,9}", str(class_id)) and int(class_id):
         return int(class_id)
     raise DatasetError(
         f"{holder} holds masks, whose classes are numbers from 1 on: "
-        f"give one instead of {class_id}."
+        f"give one instead of {class_id!s:.40}."
     )
 
 

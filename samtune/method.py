@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samtune.pmm import PointMatchingModule
+from samtune.contour_refiner import ContourRefiner
 from samtune.prompts import Prompt
 from samtune.reference_cells import Marked
 from samtune.sam import Embedding, Sam
@@ -39,17 +39,17 @@ class Method(nn.Module):
         finds: whether it finds objects without a prompt.
         takes_references: whether annotated images say what to look for.
         exports: whether export.py can write it as a graph.
-        pmm: refines contours, where it was trained.
+        refiner: refines contours, where it was trained.
     """
 
     finds: ClassVar[bool] = False
     takes_references: ClassVar[bool] = False
     exports: ClassVar[bool] = False
-    pmm: PointMatchingModule | None
+    refiner: ContourRefiner | None
 
     def __init__(self) -> None:
         super().__init__()
-        self.pmm = None
+        self.refiner = None
 
     @classmethod
     def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
@@ -108,5 +108,5 @@ class Method(nn.Module):
 
     def parameters_in_use(self) -> int:
         """How many learned numbers segmenting uses: all but those for refining."""
-        refining = 0 if self.pmm is None else sum(p.numel() for p in self.pmm.parameters())
-        return sum(parameter.numel() for parameter in self.parameters()) - refining
+        refining = [] if self.refiner is None else list(self.refiner.parameters())
+        return sum(one.numel() for one in self.parameters()) - sum(one.numel() for one in refining)

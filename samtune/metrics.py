@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.polygons import extent
+
 _RESAMPLES = 2000  # enough for two digits of an interval's ends
 BOUNDARY_SHARE = 0.02  # of the image's diagonal, in pixels: Cheng et al. 2021, arXiv 2103.16562
 
@@ -69,8 +71,13 @@ def bootstrap_interval(
 
 
 def _boundary_band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    band = mask.copy()
+    box = extent(mask)
+    if box is None:
+        return band
+    x0, y0, x1, y1 = box  # beyond it all is outside, as beyond the image: most objects are small
     width = max(1, round(BOUNDARY_SHARE * math.hypot(*mask.shape)))
-    padded = np.pad(mask.astype(np.uint8), 1)
+    padded = np.pad(mask[y0:y1, x0:x1].astype(np.uint8), 1)
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)
-    inside: NDArray[np.bool_] = eroded[1:-1, 1:-1] > 0
-    return mask & ~inside
+    band[y0:y1, x0:x1] &= eroded[1:-1, 1:-1] == 0
+    return band

@@ -63,10 +63,7 @@ def measure_obedience(
     """
     beside: list[list[tuple[bool, float | None]]] = [[] for _ in predictors]
     present: list[list[float | None]] = [[] for _ in predictors]
-    images = range(len(dataset.pairs))
-    for done, (index, embedding, things) in enumerate(
-        encoded_images(dataset, sam, cache, images), start=1
-    ):
+    for index, embedding, things in encoded_images(dataset, sam, cache, None, on_progress):
         masks = [thing.mask() for thing in things]
         rng = np.random.default_rng([index + 1, 7])
         places = points_off(np.any(masks, axis=0), rng, CLICKS)
@@ -79,8 +76,6 @@ def measure_obedience(
             if predictor.adapter is not None:
                 centers = [center_point(mask) for mask in masks]
                 present[number] += predictor.presence(embedding, centers)
-        if on_progress is not None:
-            on_progress(done, len(images))
     return [_shares(*both) for both in zip(beside, present, strict=True)]
 
 

@@ -123,6 +123,44 @@ def _seen_from(folder: Path, path: Path) -> str:
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
+def find_images(places: Iterable[Path]) -> list[Path]:
+    """The images that are named, and all images below folders that are.
+
+    Hidden files and folders are passed over without a word.
+
+    Args:
+        places: files, which are taken for images whatever they are, and folders.
+
+    Returns:
+        Files in the order of the places, in a folder that of their paths.
+
+    Raises:
+        DatasetError: a folder has no images.
+    """
+    found: list[Path] = []
+    for place in places:
+        if not _is_folder(place):
+            found.append(place)
+            continue
+        below = [
+            path
+            for path in place.rglob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES
+            and not any(part.startswith(".") for part in path.relative_to(place).parts)
+        ]
+        if not below:
+            raise DatasetError(f"{place} has no images in it ({FORMATS_IN_WORDS}).")
+        found += sorted(below)
+    return found
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return place.is_dir()
+    except OSError:  # whoever reads it says what is wrong with it
+        return False
+
+
 def find_pairs(folder: Path) -> Pairing:
     """Find the images of a folder and the mask of each.
 

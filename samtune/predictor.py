@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samtune.adapter import Adapter
-from samtune.pmm import PointMatchingModule
+from samtune.contour_refiner import ContourRefiner
 from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
-from samtune.prompts import Prompt, center_point
-from samtune.refinement import ROUNDS, is_large, refine_polygon
+from samtune.prompts import Prompt
+from samtune.refinement import ROUNDS, box_features, box_of, is_large, refine_polygon
 from samtune.sam import Embedding, Sam
 from samtune.selector import best_of_three
 from samtune.upscaling import upscale_masks
@@ -95,7 +95,7 @@ class Predictor:
             embedding: the encoded image.
             prompts: what to segment, in pixels of the original image.
             all_masks: also give the three masks of the multimask output.
-            refine: also refine the contours; the adapter must have a PMM.
+            refine: also refine the contours; the adapter must have a contour refiner.
 
         Returns:
             A prediction for each prompt.
@@ -105,7 +105,7 @@ class Predictor:
             ValueError: refinement without an adapter that can.
         """
         if refine:
-            _ = self._pmm  # raises where there is none
+            _ = self._refiner  # raises where there is none
         for prompt in prompts:
             prompt.check_inside(embedding.original_size)
         answers: dict[int, Prediction] = {}
@@ -180,9 +180,7 @@ class Predictor:
                 alternatives=masks[position, 1:],
                 alternative_scores=scores[position, 1:],
                 alternative_logits=low_res[position, 1:],
-                contours=self.refine(embedding, cells[position], masks[position, 0])
-                if refine
-                else None,
+                contours=self.refine_mask(embedding, masks[position, 0]) if refine else None,
                 presence=None if presence is None else float(presence[position]),
             )
             for position in range(len(prompts))
@@ -206,64 +204,46 @@ class Predictor:
             return best_of_three(estimates)
         return torch.eye(4, device=estimates.device)[0].expand(len(estimates), -1)
 
-    def refine(
-        self, embedding: Embedding, image_features: Tensor, mask: NDArray[np.bool_]
-    ) -> tuple[Polygon, ...]:
-        """Move a mask's contours with the Point Matching Module, once (refinement.py).
-
-        Args:
-            embedding: the encoded image, for its frames.
-            image_features: (h·w, 256) of the decoding that the mask came from.
-            mask: (H, W) bool.
-
-        Returns:
-            The polygons of the mask's parts, as `mask_to_polygons` orders them.
-        """
-        pmm = self._pmm
-        return tuple(
-            refine_polygon(polygon, pmm, image_features, embedding, rounds=1)
-            for polygon in mask_to_polygons(mask)
-        )
-
     @torch.inference_mode()
     def refine_mask(
         self, embedding: Embedding, mask: NDArray[np.bool_], rounds: int = ROUNDS
     ) -> tuple[Polygon, ...]:
-        """Move the contours of a mask that any tool made.
+        """Move the contours of a mask, whatever made it.
 
-        Each connected part is decoded once, for a click in its middle: what the module was
-        trained with, and better than the part's box (benchmarks/README.md).
+        Plain SAM decodes each connected part once, for its box: what it sees there does not
+        depend on what the adapter learned of the images it was trained on, so that the refiner
+        learned from what it will see (refiner_fit.py).
 
         Args:
             embedding: the encoded image.
             mask: (H, W) bool, of the image's own size.
-            rounds: how often the points are moved; one round goes a part of the way.
+            rounds: how often the points are moved.
 
         Returns:
-            The polygons of the mask's parts; those that are too small to refine, or would not
-            be simple afterwards, are as `mask_to_polygons` gives them.
+            The polygons of the mask's parts, as `mask_to_polygons` orders them; those that are too
+            small to refine, or would not be simple afterwards, are as it gives them.
 
         Raises:
             ValueError: the mask has another size, or there is nothing to refine with.
         """
         if mask.shape != embedding.original_size:
             raise ValueError(f"a mask of {mask.shape} for an image of {embedding.original_size}")
-        pmm, size = self._pmm, embedding.original_size
+        refiner = self._refiner
         polygons = list(mask_to_polygons(mask))
         large = [i for i, one in enumerate(polygons) if is_large(one.exterior, embedding)]
         for start in range(0, len(large), AT_ONCE):
             chosen = large[start : start + AT_ONCE]
-            clicks = [center_point(polygons_to_mask([polygons[i]], size)) for i in chosen]
-            _, cells = self._attend(embedding, clicks)
-            for i, own_cells in zip(chosen, cells, strict=True):
-                polygons[i] = refine_polygon(polygons[i], pmm, own_cells, embedding, rounds)
+            boxes = np.stack([box_of(polygons[i].exterior, embedding) for i in chosen])
+            seen = box_features(self.sam, self.sam.image_cells(embedding), boxes)
+            for i, features in zip(chosen, seen, strict=True):
+                polygons[i] = refine_polygon(polygons[i], refiner, features, embedding, rounds)
         return tuple(polygons)
 
     @property
-    def _pmm(self) -> PointMatchingModule:
-        if self.adapter is None or self.adapter.learned.pmm is None:
-            raise ValueError("refining needs an adapter with a Point Matching Module")
-        return self.adapter.learned.pmm
+    def _refiner(self) -> ContourRefiner:
+        if self.adapter is None or self.adapter.learned.refiner is None:
+            raise ValueError("refining needs an adapter with a contour refiner")
+        return self.adapter.learned.refiner
 
     def _attend(self, embedding: Embedding, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
         """Tokens and cells after the decoder's transformer, for prompts of one form."""

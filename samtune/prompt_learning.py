@@ -3,7 +3,7 @@
 Where few masks say that moving them does harm, the selector is all there is (trials.py).
 
 Kim et al. 2024 (https://arxiv.org/abs/2403.09199): the modules are in plm.py, selector.py and, for
-contours, pmm.py. They are trained by training.py.
+contours, contour_refiner.py. They are trained by training.py.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from samtune.contour_refiner import ContourRefiner
 from samtune.method import Method
 from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule
 from samtune.presence import PresenceHead
 from samtune.prompts import Prompt
 from samtune.sam import Embedding, Sam
@@ -22,7 +22,7 @@ from samtune.selector import OutputSelector
 
 
 class PromptLearning(Method):
-    """Mixture of the masks, and Prompt Learning and Point Matching Module if there are any."""
+    """Mixture of the masks, and Prompt Learning Module and contour refiner if there are any."""
 
     exports: ClassVar[bool] = True
 
@@ -30,26 +30,29 @@ class PromptLearning(Method):
         self,
         plm: PromptLearningModule | None,
         selector: OutputSelector,
-        pmm: PointMatchingModule | None = None,
+        refiner: ContourRefiner | None = None,
         presence: PresenceHead | None = None,
     ) -> None:
         super().__init__()
         self.plm = plm
         self.selector = selector
-        self.pmm = pmm
+        self.refiner = refiner
         self.presence = presence
 
     @classmethod
     def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
-        """As Method's; with those of the modules that the file has."""
+        """As Method's; with those of the modules that the file has.
+
+        Older files have a Point Matching Module, `pmm.*`, which is not used any more.
+        """
         refines, judges = (
-            any(name.startswith(prefix) for name in names) for prefix in ("pmm.", "presence.")
+            any(name.startswith(prefix) for name in names) for prefix in ("refiner.", "presence.")
         )
         moves = settings.get("first_offset") != 0  # learner.py
         return cls(
             PromptLearningModule() if moves else None,
             OutputSelector(),
-            PointMatchingModule() if refines else None,
+            ContourRefiner() if refines else None,
             PresenceHead() if judges else None,
         )
 

@@ -1,9 +1,10 @@
 """Prompts as text: points and boxes from the shell, lines of JSON from a file or a program."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from samtune.prompts import Box, Prompt
 
 _LINE_EXAMPLE = '{"image": "a.jpg", "points": [[120, 340]], "labels": [1]}'
 _LINE_KEYS = ("image", "points", "labels", "box")
+LONGEST_LINE = 2**20  # bytes; a thousand points take a tenth of it
 _LARGEST = 2.0**31  # pixels; float32 could not hold every number that Python can
 
 
@@ -51,6 +53,32 @@ def parse_box(text: str) -> Box:
         text, "a box is four numbers x0,y0,x1,y1 in pixels, for example 10,20,110,95", 4
     )
     return x0, y0, x1, y1
+
+
+def read_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a stream as they come; of one that is too long only its beginning.
+
+    Bytes, because a line that is no text has to fail alone.
+    """
+    while line := stream.readline(LONGEST_LINE + 1):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(LONGEST_LINE + 1)
+        yield line
+
+
+def decode_line(line: bytes) -> str:
+    """The text of a line of prompts.
+
+    Raises:
+        PromptError: it is not UTF-8, or longer than LONGEST_LINE.
+    """
+    if len(line) > LONGEST_LINE:
+        raise PromptError(f"longer than {LONGEST_LINE:,} bytes: expected {_LINE_EXAMPLE}.")
+    try:
+        return line.decode("utf-8-sig")  # some editors put a mark before the first line
+    except UnicodeDecodeError as error:
+        raise PromptError(f"not text in UTF-8 ({error}): save the prompts as UTF-8.") from error
 
 
 def parse_scribble(text: str) -> tuple[tuple[float, float], ...]:

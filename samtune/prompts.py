@@ -15,6 +15,7 @@ import numpy.typing as npt
 from samtune.errors import PromptError
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+MOST_POINTS = 1_000  # in a prompt: SAM compares each with each, and with all cells of the image
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +30,8 @@ class Prompt:
             wherever it is.
 
     Raises:
-        PromptError: a number is not finite, the box has no area, or nothing says where the
-            object is (no point on it and no box).
+        PromptError: a number is not finite, the box has no area, there are more than MOST_POINTS,
+            or nothing says where the object is (no point on it and no box).
     """
 
     points: npt.NDArray[np.float32]
@@ -49,6 +50,11 @@ class Prompt:
             raise PromptError(
                 f"{len(self.points)} points have {self.labels.size} labels: give one label a "
                 "point, 1 on the object and 0 on the background."
+            )
+        if len(self.points) > MOST_POINTS:
+            raise PromptError(
+                f"{len(self.points):,} points are too many: give at most {MOST_POINTS:,} points, "
+                "or a box."
             )
         if not np.isin(self.labels, (0, 1)).all():
             raise PromptError(

@@ -11,6 +11,7 @@ one a line, in classes.txt. Found where Ultralytics looks, and beside the images
     DATA/x.jpg                 DATA/x.txt
 """
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -128,8 +129,8 @@ def _shapes(
             continue
         category = words[0].removesuffix(".0")
         problem = None
-        if not (category.isascii() and category.isdigit()):
-            problem = f"line {number} begins with {words[0]!r} instead of a class's number"
+        if not re.fullmatch("[0-9]{1,9}", category):
+            problem = f"line {number} begins with {words[0]!r:.40} instead of a class's number"
         elif known and category not in known:
             classes = listed([f"{key} {name}" for key, name in known.items()])
             problem = f"line {number} has the unknown class {category} (there are {classes})"
@@ -195,16 +196,22 @@ def _names_in_yaml(path: Path) -> dict[str, str]:
         mark = error.problem_mark
         where = "" if mark is None else f" line {mark.line + 1}, column {mark.column + 1}:"
         raise DatasetError(f"{path} is no YAML:{where} {error.problem}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is no YAML that can be read: {error}") from error
+    except Exception as error:  # PyYAML's constructors raise nearly anything on odd values
+        why = " ".join(str(error).split())
+        raise DatasetError(f"{path} is no YAML that can be read: {why}.") from error
     names = data.get("names") if isinstance(data, dict) else None
     if names is None:
         return {}
     if isinstance(names, list):
         names = dict(enumerate(names))
     by_number = names if isinstance(names, dict) else {"": names}
-    plain = all(isinstance(one, str | int | float) for pair in by_number.items() for one in pair)
+    plain = all(_is_plain(one) for pair in by_number.items() for one in pair)
     listed_names = {str(key): str(name) for key, name in by_number.items()} if plain else {}
-    if not plain or not all(key.isascii() and key.isdigit() for key in listed_names):
+    if not plain or not all(re.fullmatch("[0-9]{1,9}", key) for key in listed_names):
         raise DatasetError(f"{path} has names that are no list and not numbered from 0 on.")
     return listed_names
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a name or number that Python writes out; not so those of 5,000 digits."""
+    return isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63)

@@ -1,8 +1,9 @@
 """Refinement: a polygon's contours, moved onto the boundary that the image shows.
 
 Two steps (Kim et al. 2024, https://arxiv.org/abs/2403.09199, figure 5): points along a contour,
-then the Point Matching Module, which tells each of them how far to move. Every outer contour and
-hole is moved on its own. What is too small to see in the features, or would not be a valid
+then a module that tells each of them how far to move (contour_refiner.py). What lies between two
+points moves with both, so that a contour keeps its detail where it was right. Every outer contour
+and hole is moved on its own. What is too small to see in the features, or would not be a valid
 polygon afterwards, stays as it was.
 """
 
@@ -13,26 +14,60 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtune.pmm import PointMatchingModule, resample_contour
+from samtune.contour_refiner import POINTS, ContourRefiner
+from samtune.image_cells import ImageCells
+from samtune.pmm import resample_contour
 from samtune.polygons import Polygon, is_simple, is_valid
-from samtune.sam import Embedding
+from samtune.sam import Embedding, Sam
 
 Move = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Points along a contour, (K, 2) xy, and where they were moved to."""
 
-ROUNDS = 2  # of moving a foreign mask's contours; more wear off what was right
-_SMALLEST_CONTOUR = 8.0  # pixels of the input frame across; the features resolve no smaller ones
+ROUNDS = 1  # of moving contours: a second wears off what was right (benchmarks/README.md)
+_SPACING = 2.0  # pixels of the input frame between the vertices of a refined contour
+_VERTICES = tuple(POINTS * times for times in (8, 4, 2, 1))  # that one may have
+SMALLEST = 8.0  # pixels of the input frame across; the features resolve no smaller ones
 
 
 def is_large(contour: NDArray[np.float32], embedding: Embedding) -> bool:
     """Whether a contour is large enough to be seen in the features of its image."""
-    return bool((np.ptp(contour, axis=0) * _to_input(embedding)).min() >= _SMALLEST_CONTOUR)
+    return bool((np.ptp(contour, axis=0) * _to_input(embedding)).min() >= SMALLEST)
+
+
+def box_of(contour: NDArray[np.float32], embedding: Embedding) -> NDArray[np.float32]:
+    """The box around a contour as a prompt, (4,) x0, y0, x1, y1 in the input frame."""
+    corners = np.concatenate([contour.min(axis=0), contour.max(axis=0)])
+    return (corners * np.tile(_to_input(embedding), 2)).astype(np.float32)
+
+
+@torch.inference_mode()
+def box_features(sam: Sam, image: ImageCells, boxes: NDArray[np.float32]) -> Tensor:
+    """What plain SAM makes of boxes in an image: what the contour refiner reads.
+
+    Not what an adapter makes of clicks: that fits the images it was trained on better than any
+    others, and a refiner that learned from it would trust it too much.
+
+    Args:
+        sam: the frozen model.
+        image: the prepared image.
+        boxes: (B, 4) x0, y0, x1, y1 in the input frame.
+
+    Returns:
+        (B, 4h · 4w, 33) upscaled features, and the logit of SAM's single mask.
+    """
+    corners = torch.from_numpy(boxes).to(sam.device)
+    none = torch.empty(len(boxes), 0, 2, device=sam.device)
+    prompt = sam.encode_points(none, none[..., 0], corners)
+    tokens, cells = sam.decoder.attend_to(image, prompt)
+    single = torch.eye(4, device=sam.device)[:1].expand(len(boxes), -1)
+    height, width = image.features.shape[-2:]
+    return sam.decoder.upscaled(tokens, cells, single, (height, width))
 
 
 def refine_polygon(
     polygon: Polygon,
-    pmm: PointMatchingModule,
-    image_features: Tensor,
+    refiner: ContourRefiner,
+    features: Tensor,
     embedding: Embedding,
     rounds: int,
 ) -> Polygon:
@@ -40,19 +75,19 @@ def refine_polygon(
 
     Args:
         polygon: in pixels of the original image.
-        pmm: what moves them.
-        image_features: (h·w, 256) the cells after the decoder's transformer.
+        refiner: what moves them.
+        features: (s·s, C) what it reads, row by row, of the padded square.
         embedding: the encoded image, for its frames.
         rounds: how often.
 
     Returns:
-        The polygon, its moved contours of `pmm.POINTS` points with fractions of pixels: simple,
-        within the image, and the holes among them inside the exterior and apart. Where moved
-        holes would get into each other's way or the exterior's, all holes stay.
+        The polygon, its moved contours of points at equal distances with fractions of pixels:
+        simple, within the image, and the holes among them inside the exterior and apart. Where
+        moved holes would get into each other's way or the exterior's, all holes stay.
     """
 
     def moved(contour: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _moved(contour, pmm, image_features, embedding, rounds)
+        return _moved(contour, refiner, features, embedding, rounds)
 
     exterior = moved(polygon.exterior)
     if exterior is polygon.exterior:
@@ -87,8 +122,8 @@ def contour_moves(before: Sequence[Polygon], after: Sequence[Polygon]) -> tuple[
 
 def _moved(
     contour: NDArray[np.float32],
-    pmm: PointMatchingModule,
-    image_features: Tensor,
+    refiner: ContourRefiner,
+    features: Tensor,
     embedding: Embedding,
     rounds: int,
 ) -> NDArray[np.float32]:
@@ -99,14 +134,37 @@ def _moved(
     height, width = embedding.original_size
     most = np.array([width, height], dtype=np.float32) - 0.5
     for _ in range(rounds):
-        shares = (resample_contour(contour) + 0.5) * to_input / side
-        points = torch.from_numpy(shares.astype(np.float32))[None].to(image_features.device)
-        refined = pmm(image_features[None], points)[0].cpu().numpy() * side / to_input - 0.5
-        refined = np.clip(refined, -0.5, most).astype(np.float32)
-        if not is_simple(refined):
+        points = resample_contour(contour, POINTS)
+        shares = torch.from_numpy(((points + 0.5) * to_input / side).astype(np.float32))
+        refined = refiner(features[None], shares[None].to(features.device))[0].cpu().numpy()
+        offsets = refined * side / to_input - 0.5 - points
+        for count in _vertex_counts(contour * to_input):
+            moved = resample_contour(contour, count) + _between(offsets, count)
+            moved = np.clip(moved, -0.5, most).astype(np.float32)
+            if is_simple(moved):
+                break
+        else:
             break
-        contour = refined
+        contour = moved
     return contour
+
+
+def _vertex_counts(contour: NDArray[np.float32]) -> list[int]:
+    """How many vertices to give a contour, in pixels of the input frame, at best; then fewer.
+
+    A mask may have parts a pixel wide, where a fine outline runs into itself.
+    """
+    length = float(np.hypot(*(np.roll(contour, -1, axis=0) - contour).T).sum())
+    wanted = max(length / _SPACING, POINTS)
+    return [count for count in _VERTICES if count <= wanted]
+
+
+def _between(offsets: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """(count, 2) the offsets of points (K, 2) on a closed contour and of those in between."""
+    closed = np.concatenate([offsets, offsets[:1]])
+    places = np.arange(count) * (len(offsets) / count)
+    columns = [np.interp(places, np.arange(len(closed)), closed[:, axis]) for axis in (0, 1)]
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def _to_input(embedding: Embedding) -> NDArray[np.float32]:

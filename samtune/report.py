@@ -18,22 +18,23 @@ import numpy as np
 
 from samtune import __version__
 from samtune.adapter import Base
+from samtune.curves import Curves
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import ALL_KINDS, ObjectScores, PromptKind, Scores, score_objects
+from samtune.found_scores import FoundScores, score_found
 from samtune.images import read_image
+from samtune.obedience import Obedience, measure_obedience
 from samtune.predictor import Predictor
-from samtune.report_pictures import Picture, draw_before_after
+from samtune.report_data import about_adapter, about_data, about_training
+from samtune.report_pictures import Picture, draw_before_after, draw_maps
 from samtune.sam import Sam
 from samtune.sam_f import fit_sam_f
-from samtune.sensitivity import grid_of_clicks, in_object_and_ring, score_clicks
-from samtune.sensitivity_map import Panel, draw_sensitivity
 from samtune.stages import Stages, peak_memory
 from samtune.summaries import Gain, by_image, by_object, by_size, center_iou, summarize
 
 SHOWN = 20  # worst, and best, objects shown as pictures
 _MAPPED = (0.1, 0.5, 0.9)  # which objects get a sensitivity map: quantiles of their IoU
-_MAP_CLICKS = 50  # in each of them
 PROMPTS: dict[PromptKind, tuple[str, str]] = {
     "center": (
         "centre point",
@@ -74,12 +75,16 @@ class Report:
 
     Attributes:
         scores: mean scores of the given sources, as `evaluate` gives them.
+        obedience: how they answer clicks beside the objects, as `measure_obedience` gives it.
+        found: what they find without a click, as `score_found` gives it; None for who cannot.
         numbers: as they go into the JSON file.
         worst, best: pictures of the objects that `numbers` lists under the same names.
         maps: (H, W, 3) uint8 sensitivity maps, in the order of `numbers["sensitivity"]`.
     """
 
     scores: list[Scores]
+    obedience: list[Obedience | None]
+    found: list[FoundScores | None]
     numbers: dict[str, Any]
     worst: list[Picture]
     best: list[Picture]
@@ -92,6 +97,8 @@ class _Scored:
 
     name: str
     scores: list[ObjectScores]
+    obedience: Obedience | None = None
+    found: FoundScores | None = None
     is_adapter: bool = False
 
 
@@ -102,6 +109,8 @@ def make_report(
     checkpoint: str,
     *,
     stages: Stages,
+    max_objects: int = 1,
+    curves: Curves | None = None,
     tell: Tell = lambda what, done, total: None,
 ) -> Report:
     """Measure all that the report shows.
@@ -112,28 +121,22 @@ def make_report(
         cache: where embeddings are kept.
         checkpoint: what the frozen model is called.
         stages: seconds are added to these.
+        max_objects: that adapters look for in an image, those that find.
+        curves: how the training went, where this is the held-out part of a `fit`.
         tell: told how far each stage is.
 
     Returns:
         Numbers and pictures.
     """
     sam = sources[0].predictor.sam
-    with stages.measure("encoding"):
-        for done, pair in enumerate(dataset.pairs, start=1):
-            cache.encode(read_image(pair.image), sam)
-            tell("encoding", done, len(dataset.pairs))
-    scored = []
-    for source in sources:
-        with stages.measure(f"scoring {source.name}"):
-            found = _score(dataset, source.predictor, cache, None, source.name, tell)
-        scored.append(_Scored(source.name, found, source.adapter is not None))
-    means = [Scores.mean(one.scores) for one in scored]
+    scored = _measure(dataset, sources, cache, max_objects, stages, tell)
+    given = tuple(scored)  # SAM-F comes among them, for the page
     judged = scored[min(1, len(scored) - 1)]  # the first adapter, or plain SAM alone
     weights: list[tuple[float, float, float]] = []
     if len(dataset.pairs) > 1:
         with stages.measure("fitting and scoring SAM-F"):
-            weights, found = _cross_fitted(dataset, sam, cache, tell)
-        scored.insert(1, _Scored("SAM-F", found))
+            weights, cross_fitted = _cross_fitted(dataset, sam, cache, tell)
+        scored.insert(1, _Scored("SAM-F", cross_fitted))
 
     order = np.argsort([center_iou(one) for one in judged.scores], kind="stable").tolist()
     shown = min(SHOWN, len(order) // 2) or 1
@@ -145,11 +148,14 @@ def make_report(
         }
     mapped = list(dict.fromkeys(order[round(q * (len(order) - 1))] for q in _MAPPED))
     with stages.measure("sensitivity"):
-        maps, sensitivity = _maps(dataset, mapped, sources, cache, tell)
+        named = {source.name: source.predictor for source in sources}
+        maps, sensitivity = draw_maps(
+            dataset, mapped, named, cache, lambda done, total: tell("sensitivity", done, total)
+        )
     numbers = {
         "samtune_version": __version__,
         "written": time.strftime("%Y-%m-%d %H:%M"),
-        "data": _about_data(dataset),
+        "data": about_data(dataset),
         "base": asdict(Base.of(sam, checkpoint)),
         "prompts": {kind: {"name": n, "origin": o} for kind, (n, o) in PROMPTS.items()},
         "sources": _about_sources(dataset, scored, sam.image_size),
@@ -157,25 +163,58 @@ def make_report(
         "judged": judged.name,
         **chosen,
         "sensitivity": sensitivity,
-        "adapters": [_trained(source, dataset) for source in sources[1:]],
+        "adapters": [
+            about_adapter(source.name, source.adapter, source.predictor, dataset)
+            for source in sources
+            if source.adapter is not None
+        ],
+        "training": None if curves is None else about_training(curves),
         "cost": {"seconds": dict(stages.seconds), "peak_memory_bytes": peak_memory()},
         "images": by_image(dataset, [one.scores for one in scored]),
         "objects": by_object(dataset, [one.scores for one in scored]),
     }
-    return Report(means, numbers, pictures["worst"], pictures["best"], maps)
+    return Report(
+        [Scores.mean(one.scores) for one in given],
+        [one.obedience for one in given],
+        [one.found for one in given],
+        numbers,
+        pictures["worst"],
+        pictures["best"],
+        maps,
+    )
 
 
-def _about_data(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "folder": str(dataset.folder),
-        "images": len(dataset.pairs),
-        "objects": len(dataset.objects),
-        "left_out": [f"{one.path.name}: {one.reason}" for one in dataset.skipped],
-        "one_object_is": dataset.reading.meaning,
-        "class_id": dataset.reading.class_id,
-        "note": dataset.reading.note,
-        "sha256": dataset.fingerprint(),
-    }
+def _measure(
+    dataset: Dataset,
+    sources: Sequence[Source],
+    cache: EmbeddingCache,
+    max_objects: int,
+    stages: Stages,
+    tell: Tell,
+) -> list[_Scored]:
+    """What each source answers to clicks on objects and beside them, and what it finds alone."""
+    predictors = [source.predictor for source in sources]
+    with stages.measure("encoding"):
+        for done, pair in enumerate(dataset.pairs, start=1):
+            cache.encode(read_image(pair.image), predictors[0].sam)
+            tell("encoding", done, len(dataset.pairs))
+    scores = []
+    for source in sources:
+        with stages.measure(f"scoring {source.name}"):
+            scores.append(_score(dataset, source.predictor, cache, None, source.name, tell))
+    with stages.measure("clicking beside"):
+        obedience = measure_obedience(
+            dataset,
+            predictors[0].sam,
+            predictors,
+            cache,
+            on_progress=lambda done, total: tell("clicking beside", done, total),
+        )
+    found = [_find(dataset, source, cache, max_objects, stages, tell) for source in sources]
+    return [
+        _Scored(source.name, own, beside, alone, source.adapter is not None)
+        for source, own, beside, alone in zip(sources, scores, obedience, found, strict=True)
+    ]
 
 
 def _about_sources(
@@ -190,6 +229,8 @@ def _about_sources(
             "verdict": Gain.over(base, one.scores, images).verdict if one.is_adapter else None,
             "prompts": {kind: summarize(one.scores, base, kind, images) for kind in ALL_KINDS},
             "sizes": by_size(dataset, one.scores, image_size),
+            "beside": None if one.obedience is None else asdict(one.obedience),
+            "found": None if one.found is None else asdict(one.found),
         }
         for one in scored
     ]
@@ -215,6 +256,29 @@ def _score(
     return scores
 
 
+def _find(
+    dataset: Dataset,
+    source: Source,
+    cache: EmbeddingCache,
+    max_objects: int,
+    stages: Stages,
+    tell: Tell,
+) -> FoundScores | None:
+    """What an adapter finds without a click; None if it cannot."""
+    adapter = source.predictor.adapter
+    if adapter is None or not adapter.info.finds:
+        return None
+    stage = f"finding with {source.name}"
+    with stages.measure(stage):
+        return score_found(
+            dataset,
+            source.predictor,
+            cache,
+            max_objects,
+            on_progress=lambda done, total: tell(stage, done, total),
+        )
+
+
 def _cross_fitted(
     dataset: Dataset, sam: Sam, cache: EmbeddingCache, tell: Tell
 ) -> tuple[list[tuple[float, float, float]], list[ObjectScores]]:
@@ -238,53 +302,3 @@ def _cross_fitted(
         ]
         of_object.update(zip(indices, found, strict=True))
     return weights, [of_object[index] for index in range(len(dataset.objects))]
-
-
-def _maps(
-    dataset: Dataset,
-    indices: Sequence[int],
-    sources: Sequence[Source],
-    cache: EmbeddingCache,
-    tell: Tell,
-) -> tuple[list[np.ndarray[Any, np.dtype[np.uint8]]], list[dict[str, Any]]]:
-    """Sensitivity maps of a few objects, and their numbers."""
-    pictures, numbers = [], []
-    for done, index in enumerate(indices):
-        tell("sensitivity", done, len(indices))
-        thing = dataset.objects[index]
-        pair = dataset.pairs[thing.image_index]
-        image = read_image(pair.image)
-        _, embedding = cache.encode(image, sources[0].predictor.sam)
-        targets = [thing.mask()]
-        clicks = grid_of_clicks(targets, _MAP_CLICKS)
-        panels = [
-            Panel(s.name, score_clicks(s.predictor, embedding, targets, clicks)) for s in sources
-        ]
-        pictures.append(draw_sensitivity(image, targets, clicks, panels))
-        found = []
-        for panel in panels:
-            inside, ring = in_object_and_ring(panel.scores, clicks)
-            found.append(
-                {
-                    "name": panel.name,
-                    **asdict(inside),
-                    "ring": None if ring is None else asdict(ring),
-                }
-            )
-        numbers.append({"object": index, "image": pair.image.name, "sources": found})
-    tell("sensitivity", len(indices), len(indices))
-    return pictures, numbers
-
-
-def _trained(source: Source, dataset: Dataset) -> dict[str, Any]:
-    """What an adapter says about its training, and whether these very files were in it."""
-    adapter = source.predictor.adapter
-    assert adapter is not None
-    about = asdict(adapter.info)
-    same = about["data"].get("sha256") == dataset.fingerprint()
-    return {
-        "name": source.name,
-        "file": str(source.adapter),
-        "trained_on_this_data": same,
-        **about,
-    }

@@ -5,14 +5,32 @@ script runs. Colours follow the reader's light or dark setting. What is written 
 own numbers; nothing is computed here but where a dot goes.
 """
 
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from samtune.obedience import PRESENT
 from samtune.report import PROMPTS, Report
-from samtune.report_parts import STYLE, chart, count, interval, name_of, percent, small, table
-from samtune.report_pictures import Picture, data_address
+from samtune.report_curves import curves_section
+from samtune.report_gallery import maps_section, objects_section
+from samtune.report_origin import cost_section, prompts_section, training_section
+from samtune.report_parts import (
+    STYLE,
+    adapters_in,
+    chart,
+    count,
+    interval,
+    name_of,
+    percent,
+    small,
+    table,
+)
 from samtune.summaries import SIZES
+
+_VERDICTS = {
+    "better": "better than plain SAM",
+    "worse": "worse than plain SAM",
+    "no clear difference": "no clear difference to plain SAM",
+}
 
 
 def render(report: Report) -> str:
@@ -34,12 +52,15 @@ def render(report: Report) -> str:
         _prompts(numbers),
         _scores(numbers),
         _sizes(numbers),
-        _sensitivity(report),
-        _examples(report),
+        _found(numbers),
+        _beside(numbers),
+        curves_section(numbers),
+        maps_section(report),
+        objects_section(report),
         _per_image(numbers),
-        _origin(numbers),
-        _training(numbers),
-        _cost(numbers),
+        prompts_section(numbers),
+        training_section(numbers),
+        cost_section(numbers),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -53,7 +74,8 @@ def render(report: Report) -> str:
 def _subtitle(numbers: dict[str, Any]) -> str:
     """What was evaluated, and what of the folder was not."""
     data = numbers["data"]
-    parts = [f"{count(data['images'], 'image')} with {count(data['objects'], 'object')}"]
+    parts = ["held out by samtune fit"] if numbers["training"] else []
+    parts += [f"{count(data['images'], 'image')} with {count(data['objects'], 'object')}"]
     parts += [] if data["class_id"] is None else [f"class {data['class_id']}"]
     parts += [data["note"]] if data["note"] else []
     parts += [
@@ -72,27 +94,34 @@ def _subtitle(numbers: dict[str, Any]) -> str:
 def _verdicts(numbers: dict[str, Any]) -> str:
     """A card for each adapter: is it better than plain SAM?"""
     cards = []
+    data = numbers["data"]
     plain = numbers["sources"][0]["prompts"]["center"]["iou"]
-    for source in _adapters(numbers):
+    for source in adapters_in(numbers):
         center, verdict = source["prompts"]["center"], source["verdict"]
         ends = interval(center["gain_interval"], signed=True)
         within = f" (95 % interval {ends})" if ends else ""
+        said = escape(_VERDICTS.get(verdict, verdict))
         cards.append(
             f'<div class="card">{name_of(numbers, source)}'
-            f'<strong class="{verdict.split()[0]}">{escape(verdict)}</strong>'
+            f'<strong class="{verdict.split()[0]}">{said}</strong>'
             f"IoU {percent(center['iou'])}, plain SAM {percent(plain)}: "
             f"{100 * center['gain']:+.1f} points{within}</div>"
         )
     for about in numbers["adapters"]:
-        if about["trained_on_this_data"]:
+        if seen := about["images_seen_in_training"]:
+            some = "all" if seen == data["images"] else f"{seen:,}"
+            images = count(data["images"], "image")
             cards.append(
                 '<div class="card warning"><strong>seen in training</strong>'
-                f"{escape(about['name'])} learned from exactly these files: its scores say nothing "
-                "about new images.</div>"
+                f"{escape(about['name'])} learned from {some} of these {images}: its scores say "
+                "little about new ones.</div>"
             )
     return (
         f'<div class="cards">{"".join(cards)}</div>'
-        "<p><b>IoU</b> is the area that mask and true object share, as a share of the area that "
+        "<p><b>Plain SAM</b> is the pretrained Segment Anything Model as it comes; an "
+        "<b>adapter</b> is what <code>samtune fit</code> learned on top of it. Each gets the same "
+        "clicks and boxes and answers with a mask, which is compared with the true one. "
+        "<b>IoU</b> is the area that mask and true object share, as a share of the area that "
         "they cover together: 100 % is the object to the pixel. All scores are means over objects, "
         "in %. The <b>95 % interval</b> says how far chance in the choice of images may have moved "
         "a score (bootstrap over images). An adapter is called better or worse when the whole "
@@ -111,7 +140,7 @@ def _scores(numbers: dict[str, Any]) -> str:
         rows = [_score_row(numbers, source, kind) for source in numbers["sources"]]
         header = ["", "IoU", "difference", "oracle", "refined", "Boundary IoU"]
         scores = table(header, rows)
-        folded = f"<details><summary>{escape(name)}</summary>{scores}</details>"
+        folded = f"<details><summary>the same for: {escape(name)}</summary>{scores}</details>"
         tables.append(scores if kind == "center" else folded)
     weights = " and ".join(
         ", ".join(f"{weight:.2f}" for weight in half) for half in numbers["sam_f_weights"]
@@ -166,51 +195,74 @@ def _sizes(numbers: dict[str, Any]) -> str:
     )
 
 
-def _sensitivity(report: Report) -> str:
-    maps = []
-    for picture, found in zip(report.maps, report.numbers["sensitivity"], strict=True):
-        text = "; ".join(
-            f"{one['name']}: mean {percent(one['mean_iou'])}, 10th percentile "
-            f"{percent(one['p10_iou'])}, {100 * one['good_share']:.0f} % of clicks reach 80"
-            for one in found["sources"]
-        )
-        maps.append(
-            f'<figure style="margin:0"><img class="map" alt="{escape(text)}" '
-            f'src="{data_address(picture, "JPEG")}">'
-            f"<figcaption>{escape(found['image'])}</figcaption></figure>"
-        )
+def _found(numbers: dict[str, Any]) -> str:
+    """What adapters that need no click find by themselves."""
+    rows = [
+        [
+            name_of(numbers, source),
+            *(percent(found[name]) for name in ("iou", "precision", "recall")),
+        ]
+        for source in numbers["sources"]
+        if (found := source["found"])
+    ]
+    if not rows:
+        return ""
     return (
-        "<h2>Does it matter where one clicks?</h2><p>Every place in an object is coloured by the "
-        "IoU that a click there gives; dots are clicks beside the object. The objects are those at "
-        f"the 10th, 50th and 90th percentile of IoU ({escape(report.numbers['judged'])}).</p>"
-        + "".join(maps)
+        "<h2>Found without a click</h2><p>Such adapters look for their object by themselves. What "
+        "they find is matched with the true objects, one to one. In %.</p>"
+        f"{table(['', 'IoU', 'precision', 'recall'], rows)}"
+        "<ul><li><b>IoU</b>: mean over the objects; 0 for one that was not found.</li>"
+        "<li><b>precision</b>: of the masks found, how many are right (IoU of 50 or more).</li>"
+        "<li><b>recall</b>: of the objects, how many have such a mask.</li></ul>"
     )
 
 
-def _examples(report: Report) -> str:
-    numbers = report.numbers
-    names = [numbers["sources"][0]["name"], *(one["name"] for one in _adapters(numbers))]
-    parts = []
-    for title, pictures in (("Worst", report.worst), ("Best", report.best)):
-        if pictures:
-            shown = "".join(_object(picture, names) for picture in pictures)
-            parts.append(f'<h3>{title} {len(pictures)}</h3><div class="pictures">{shown}</div>')
+def _beside(numbers: dict[str, Any]) -> str:
+    """What clicks beside all objects get, and which objects are taken for none."""
+    known = [(source, source["beside"]) for source in numbers["sources"] if source["beside"]]
+    if not known:  # objects fill all images
+        return ""
+    names = ("false_responses", "false_alarms", "false_and_present", "missed")
+    rows = [
+        [name_of(numbers, source), *(percent(found[name]) for name in names)]
+        for source, found in known
+    ]
+    header = ["", "get an object's mask", "said to be one", "both", "objects missed"]
     return (
-        "<h2>The worst and the best objects</h2>"
-        f"<p>By the IoU of {escape(numbers['judged'])} for the click at the green dot, IoU in %. "
-        f"White is the true outline, blue the mask that was returned.</p>{''.join(parts)}"
+        f"<h2>Clicks beside the objects</h2><p>{count(known[0][1]['clicks'], 'click')} on places "
+        "where there is no object of this kind. A model that knows one kind of thing may return "
+        "one all the same, or say that there is one. An adapter gives every mask a "
+        "<b>presence</b>: how likely it is that the click is on such an object at all. "
+        "<code>samtune segment --min-score 0.5</code> answers “nothing here” where it is low. In "
+        f"all columns less is better, in %.</p>{table(header, rows)}"
+        "<ul><li><b>get an object's mask</b>: of these clicks, how many get the mask of an object "
+        "that they are not on (IoU above 50).</li>"
+        "<li><b>said to be one</b>: how many have a presence of 50 % or more.</li>"
+        "<li><b>both</b>: how many get such a mask with such a presence, so that nothing warns of "
+        "it.</li>"
+        "<li><b>objects missed</b>: of clicks in the middle of objects, how many have a presence "
+        f"below 50 %.</li></ul>{_missed(numbers)}"
     )
 
 
-def _object(picture: Picture, names: Sequence[str]) -> str:
-    views = "".join(
-        f'<div><img src="{address}" alt="{escape(name)}, IoU {percent(score)} %">'
-        f"{escape(name)} <b>{percent(score)}</b></div>"
-        for name, (address, score) in zip(names, picture.views, strict=True)
-    )
-    return (
-        f'<figure class="object">{views}<figcaption>{escape(picture.image)}</figcaption></figure>'
-    )
+def _missed(numbers: dict[str, Any]) -> str:
+    """The objects that each adapter takes for none, the surest first."""
+    lists = []
+    for position, source in enumerate(numbers["sources"]):
+        missed = []
+        for thing in numbers["objects"]:
+            (center,) = thing["prompts"]["center"]
+            presence = center["scores"][position]["presence"]
+            if presence is not None and presence < PRESENT:
+                missed.append((presence, thing["image"], thing["bbox"]))
+        if missed:
+            items = "".join(
+                f"<li>{escape(image)}, at x {box[0]}, y {box[1]}: presence {percent(presence)}</li>"
+                for presence, image, box in sorted(missed)
+            )
+            title = f"{escape(source['name'])} misses {count(len(missed), 'object')}"
+            lists.append(f"<details><summary>{title}</summary><ul>{items}</ul></details>")
+    return "".join(lists)
 
 
 def _per_image(numbers: dict[str, Any]) -> str:
@@ -223,67 +275,3 @@ def _per_image(numbers: dict[str, Any]) -> str:
         "<h2>By image</h2><details><summary>IoU in % for one click in the middle of each object"
         f"</summary>{table(header, rows)}</details>"
     )
-
-
-def _origin(numbers: dict[str, Any]) -> str:
-    items = "".join(
-        f"<li><b>{escape(one['name'])}</b>: {escape(one['origin'])}</li>"
-        for one in numbers["prompts"].values()
-    )
-    return (
-        f"<h2>Where each prompt came from</h2><p>All are drawn from the true masks.</p><ul>{items}"
-        "</ul><p>What is drawn by chance is seeded by the object's place in the folder, so that "
-        "every model gets the same prompts, today and tomorrow. <code>report.json</code> lists "
-        "every prompt with its scores.</p>"
-    )
-
-
-def _training(numbers: dict[str, Any]) -> str:
-    rows = []
-    for about in numbers["adapters"]:
-        data, scores = about["data"], about["scores"]
-        held_out = ", ".join(
-            f"{name} {percent(scores[key])}"
-            for key, name in (("base_iou", "plain SAM"), ("adapter_iou", "adapter"))
-            if key in scores
-        )
-        settings = ", ".join(f"{key} {value}" for key, value in about["settings"].items())
-        rows += [
-            ["file", about["file"]],
-            ["trained on", _images_and_objects(data, "train")],
-            ["held out then", f"{_images_and_objects(data, 'val')}: {held_out or '–'}"],
-            ["base", f"{about['base']['checkpoint']} ({about['base']['encoder']} image encoder)"],
-            ["written by", f"samtune {about['samtune_version']}, method {about['method']}"],
-            ["settings", settings],
-            ["SHA-256 of its data", data.get("sha256", "–")],
-        ]
-    if not rows:
-        return ""
-    cells = [[name, f"<code>{escape(str(value))}</code>"] for name, value in rows]
-    return (
-        f'<h2>What was trained on what</h2><div class="text">{table(["", ""], cells)}</div><p>As '
-        "the adapter files say. The evaluated folder has SHA-256 "
-        f"<code>{numbers['data']['sha256']}</code>.</p>"
-    )
-
-
-def _cost(numbers: dict[str, Any]) -> str:
-    cost = numbers["cost"]
-    rows = [[escape(name), f"{seconds:.1f}"] for name, seconds in cost["seconds"].items()]
-    peak = cost["peak_memory_bytes"]
-    memory = f"<p>Peak memory: {peak / 1e9:.1f} GB.</p>" if peak else ""
-    return (
-        f"<h2>Time and memory</h2>{table(['stage', 'seconds'], rows)}{memory}<p>Encoding takes no "
-        "time for images whose embedding is cached already.</p>"
-    )
-
-
-def _adapters(numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    return [source for source in numbers["sources"] if source["verdict"] is not None]
-
-
-def _images_and_objects(data: dict[str, Any], part: str) -> str:
-    images, objects = data.get(f"{part}_images"), data.get(f"{part}_objects")
-    if images is None or objects is None:
-        return "not said"
-    return f"{count(images, 'image')} with {count(objects, 'object')}"

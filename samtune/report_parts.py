@@ -28,30 +28,35 @@ th:first-child, td:first-child, .text td { text-align: left; }
 td { white-space: nowrap; }
 .text td:last-child { white-space: normal; overflow-wrap: anywhere; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em; }
-svg { width: 100%; max-width: 49rem; min-width: 30rem; }
-svg text { fill: var(--ink); font-size: 13px; } svg .soft { fill: var(--soft); }
+svg { width: 100%; max-width: 38rem; }
+code { overflow-wrap: anywhere; }
+svg text { fill: var(--ink); font-size: 13px; paint-order: stroke; stroke: var(--paper);
+  stroke-width: 4px; } svg .soft { fill: var(--soft); }
 svg .grid { stroke: var(--line); }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.2rem; align-items: start; }
 .object { display: flex; gap: .4rem; margin: 0; flex-wrap: wrap; }
 .object > figcaption { flex-basis: 100%; overflow-wrap: anywhere; font-size: .85rem; width: 0; }
 .object div { font-size: .85rem; } .object img { display: block; border-radius: .3rem; }
-.map { max-width: 100%; border-radius: .4rem; background: #fff; margin: .5rem 0; }
+.object .soft { display: block; }
+.map { margin: 1rem 0 2rem; } .map img { max-width: 100%; border-radius: .4rem; background: #fff; }
+.map small { display: block; }
 details { margin: .8rem 0; } summary { cursor: pointer; }
 """
 
 
 def chart(numbers: dict[str, Any]) -> str:
     """Draw a dot with its interval for each kind of prompt and each source, as SVG."""
-    left, width, row, gap = 190, 520, 22, 18
-    y = 34
+    left, width, row, gap = 10, 390, 20, 14  # narrow: a phone shows it at a legible size
+    y = 20
     marks = []
     for kind, about in numbers["prompts"].items():
-        name = escape(about["name"])
-        marks.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end">{name}</text>')
+        y += 18
+        marks.append(f'<text x="{left}" y="{y}">{escape(about["name"])}</text>')
+        y += row
         for source in numbers["sources"]:
             found = source["prompts"][kind]
             if found["objects"]:
-                marks.append(_whisker(found, _colour(numbers, source), left, width, y))
+                marks.append(_whisker(found, colour_of(numbers, source), left, width, y))
             y += row
         y += gap
     grid = "".join(
@@ -60,7 +65,7 @@ def chart(numbers: dict[str, Any]) -> str:
         f'x="{left + width * tick / 100:g}">{tick}</text>'
         for tick in range(0, 101, 20)
     )
-    frame = f"0 0 {left + width + 70} {y - gap}"
+    frame = f"0 0 {left + width + 60} {y - gap}"
     return (
         '<div class="wide"><svg role="img" aria-label="IoU by the kind of prompt" '
         f'viewBox="{frame}">{grid}{"".join(marks)}</svg></div>'
@@ -73,21 +78,26 @@ def _whisker(found: dict[str, Any], colour: str, left: int, width: int, y: int) 
     return (
         f'<line x1="{left + width * low:.1f}" x2="{left + width * high:.1f}" y1="{y}" y2="{y}" '
         f'stroke="{colour}" stroke-width="4" opacity=".55"/>'
-        f'<circle cx="{x:.1f}" cy="{y}" r="5.5" fill="{colour}"/>'
+        f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="{colour}"/>'
         f'<text x="{left + width + 18}" y="{y + 4}">{100 * found["iou"]:.1f}</text>'
     )
 
 
 def name_of(numbers: dict[str, Any], source: dict[str, Any]) -> str:
     """A source's name behind a dot of its colour."""
-    dot = f'<span class="dot" style="background:{_colour(numbers, source)}"></span>'
+    dot = f'<span class="dot" style="background:{colour_of(numbers, source)}"></span>'
     return f"{dot}{escape(source['name'])}"
 
 
-def _colour(numbers: dict[str, Any], source: dict[str, Any]) -> str:
+def colour_of(numbers: dict[str, Any], source: dict[str, Any]) -> str:
     """A source's colour: the same wherever it occurs, also where SAM-F is missing."""
     position = numbers["sources"].index(source)
     return _COLOURS[(position + (position > 0 and not numbers["sam_f_weights"])) % len(_COLOURS)]
+
+
+def adapters_in(numbers: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of the sources that were learned beforehand, and so get a verdict."""
+    return [source for source in numbers["sources"] if source["verdict"] is not None]
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

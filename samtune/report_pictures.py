@@ -1,9 +1,10 @@
-"""Before and after: an object as each of the compared models segments it, cut out of its image."""
+"""The report's pictures: objects as each model segments them, and their sensitivity maps."""
 
 import base64
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,11 +18,30 @@ from samtune.metrics import iou
 from samtune.overlay import COLOURS, draw_outline, mark_prompt, tint
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt, center_point
+from samtune.sensitivity import grid_of_clicks, in_object_and_ring, score_clicks
+from samtune.sensitivity_map import Panel, draw_sensitivity
 
+_MAP_CLICKS = 50  # in the object
 _SIDE = 200  # pixels: long side of a cut-out
 _AROUND = 0.6  # of the object's long side is shown on each side of it
 _LEAST_MARGIN = 12  # pixels
 _WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class View:
+    """One model's answer.
+
+    Attributes:
+        address: the cut-out, as a data: address.
+        iou: of the mask.
+        presence: how likely it is, to the adapter, that the click is on such an object at all;
+            None where that was not learned.
+    """
+
+    address: str
+    iou: float
+    presence: float | None
 
 
 @dataclass(frozen=True)
@@ -30,11 +50,11 @@ class Picture:
 
     Attributes:
         image: the name of its file.
-        views: for each model the cut-out as a data: address, and the mask's IoU.
+        views: what each model answers.
     """
 
     image: str
-    views: tuple[tuple[str, float], ...]
+    views: tuple[View, ...]
 
 
 def draw_before_after(
@@ -60,11 +80,52 @@ def draw_before_after(
         views = []
         for predictor in predictors:
             _, embedding = cache.encode(image, predictor.sam)
-            mask = predictor.predict(embedding, [click])[0].mask
-            cut_out = _cut_out(image, mask, target, click, crop)
-            views.append((data_address(cut_out, "JPEG"), iou(mask, target)))
+            answer = predictor.predict(embedding, [click])[0]
+            address = data_address(_cut_out(image, answer.mask, target, click, crop), "JPEG")
+            views.append(View(address, iou(answer.mask, target), answer.presence))
         pictures.append(Picture(path.name, tuple(views)))
     return pictures
+
+
+def draw_maps(
+    dataset: Dataset,
+    indices: Sequence[int],
+    predictors: Mapping[str, Predictor],
+    cache: EmbeddingCache,
+    on_progress: Callable[[int, int], None],
+) -> tuple[list[NDArray[np.uint8]], list[dict[str, Any]]]:
+    """Draw sensitivity maps of some objects.
+
+    Args:
+        dataset: the objects.
+        indices: which of them.
+        predictors: who answers, by name.
+        cache: where embeddings are kept.
+        on_progress: called with the number of maps done and of all.
+
+    Returns:
+        (H, W, 3) uint8 maps, and their numbers.
+    """
+    pictures, numbers = [], []
+    for done, index in enumerate(indices):
+        on_progress(done, len(indices))
+        thing = dataset.objects[index]
+        pair = dataset.pairs[thing.image_index]
+        image, targets = read_image(pair.image), [thing.mask()]
+        clicks = grid_of_clicks(targets, _MAP_CLICKS)
+        panels = []
+        for name, predictor in predictors.items():
+            _, embedding = cache.encode(image, predictor.sam)
+            panels.append(Panel(name, score_clicks(predictor, embedding, targets, clicks)))
+        pictures.append(draw_sensitivity(image, targets, clicks, panels))
+        found = []
+        for panel in panels:
+            inside, ring = in_object_and_ring(panel.scores, clicks)
+            beside = None if ring is None else asdict(ring)
+            found.append({"name": panel.name, **asdict(inside), "ring": beside})
+        numbers.append({"object": index, "image": pair.image.name, "sources": found})
+    on_progress(len(indices), len(indices))
+    return pictures, numbers
 
 
 def data_address(picture: NDArray[np.uint8], file_format: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from samtune.files import check_name, real_path
 from samtune.polygons import extent
 from samtune.prompts import Prompt
 from samtune.refinement import Move
@@ -78,7 +79,7 @@ class Names:
 
     def __init__(self, folder: Path, keep: Sequence[Path]) -> None:
         self.folder = folder
-        self._keep = {path.resolve() for path in keep}
+        self._keep = {real_path(path) for path in keep}
         self._used: set[str] = set()
         self._highest: dict[str, int] = {}
         self._left: set[str] = set()  # stems of another shard's images, which names its results
@@ -94,6 +95,9 @@ class Names:
             stem: the image's name without its suffix.
             ending: what the names end in, such as "mask.png".
             count: how many.
+
+        Raises:
+            OutputError: a name is too long.
         """
         kind = f"{stem}|{ending}"
         if count == 1 and kind not in self._highest:
@@ -118,7 +122,8 @@ class Names:
     def _is_free(self, path: Path) -> bool:
         """Whether a name is nobody's; from now on it is taken."""
         name = path.name.casefold()  # some file systems take A and a for the same
-        if name in self._used or path.resolve() in self._keep:
+        if name in self._used or real_path(path) in self._keep:
             return False
+        check_name(path)
         self._used.add(name)
         return True

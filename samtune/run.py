@@ -1,14 +1,14 @@
 """The course of a training: which start, how many steps, when to look, when to stop.
 
-A learner (learner.py, vrp_learner.py) knows how to take a step. Here it is decided which of several
-starts goes on (the probe), when the held-out objects are looked at, which weights are the best so
+A learner (learner.py) knows how to take a step. Here it is decided how far the first offsets of
+the PLM reach (the probe), when the held-out objects are looked at, which weights are the best so
 far, and what has to be kept to go on after an interruption.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,9 +16,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from samtune.config import FitConfig
+from samtune.curves import Curves, Start
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule
+from samtune.processes import ALONE, Processes
 from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam
 from samtune.selector import OutputSelector
@@ -34,8 +35,8 @@ class Progress:
     """What fit() is doing.
 
     Attributes:
-        phase: "encode", "train" or "score".
-        done, total: images when encoding or scoring, objects when training.
+        phase: "encode", "train", "refine" (its training), "score" or "coarse" (masks, scored).
+        done, total: images when encoding or scoring, objects or steps when training.
         loss: mean training loss lately.
         val_iou: held-out IoU of the kept weights so far, and `base_iou` of plain SAM.
         base_iou: see `val_iou`; both on the logits' grid, which is quick.
@@ -117,6 +118,7 @@ class Run(Generic[LearnerT]):
         starts: what to try on a few objects, the one to prefer first.
         probe_objects: on how many; also where there is one start, to know what time allows.
         look_at: how many of the held-out objects, evenly; the end scores all of them.
+        processes: who shares the work.
     """
 
     def __init__(
@@ -128,8 +130,10 @@ class Run(Generic[LearnerT]):
         starts: Sequence[float] = (1.0,),
         probe_objects: int = 0,
         look_at: int = _LOOK_AT,
+        processes: Processes = ALONE,
     ) -> None:
-        self.config, self.starts, self.probe_objects = config, starts, probe_objects
+        self.config, self.processes = config, processes
+        self.starts, self.probe_objects = starts, probe_objects
         looked_at = np.linspace(0, len(held_out) - 1, min(len(held_out), look_at)).round()
         self.held_out = [held_out[int(index)] for index in looked_at]
         self.total = total
@@ -139,6 +143,7 @@ class Run(Generic[LearnerT]):
         self.seconds = 0.0  # spent in steps, those of the probe included
         self.trained = 0  # objects in those steps
         self.curve: list[tuple[int, float]] = []
+        self.base_iou: float | None = None  # plain SAM's in a look, once training has begun
         self.stopped = "finished"  # or "time", "no progress": one that is resumed stays stopped
         self.best_iou = -1.0
         self.best: dict[str, Tensor] = {}
@@ -155,7 +160,7 @@ class Run(Generic[LearnerT]):
 
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Train to the end; returns why it ended."""
-        base_iou = self.base_iou()
+        self.base_iou = self._plain_iou()
 
         def tell(learner: LearnerT) -> None:
             on_progress(
@@ -165,7 +170,7 @@ class Run(Generic[LearnerT]):
                     learner.total,
                     loss=float(np.mean(learner.losses[-50:])),
                     val_iou=self.best_iou if self.curve else None,
-                    base_iou=base_iou,
+                    base_iou=self.base_iou,
                     seconds_left=self._seconds_left(learner),
                 )
             )
@@ -196,10 +201,6 @@ class Run(Generic[LearnerT]):
             self._look()
         return self.stopped
 
-    def base_iou(self) -> float | None:
-        """Plain SAM's IoU on the held-out objects that are looked at, where it has an answer."""
-        return None
-
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs; there is none before the probe has ended."""
         return {
@@ -223,6 +224,13 @@ class Run(Generic[LearnerT]):
         for name in ("seconds", "trained", "best", "best_iou", "stopped"):
             setattr(self, name, state[name])
 
+    def _plain_iou(self) -> float | None:
+        """Plain SAM's IoU on what is looked at, where it has an answer."""
+        return None
+
+    def _give_up(self, learners: Sequence[LearnerT]) -> None:
+        """The probe's other starts, before they are forgotten."""
+
     def _probe(self, tell: Callable[[LearnerT], None]) -> None:
         """Try each start, and go on with the one that promises more.
 
@@ -230,16 +238,18 @@ class Run(Generic[LearnerT]):
         leaves SAM's answer and finds another. Which of them a task needs shows in what they have
         come to at the end of the probe, not before: the large one starts from further away.
         """
-        lowest = math.inf
+        lowest, tried = math.inf, []
         for start in self.starts:
             learner = self.start(start)
-            steps = min(self.probe_objects // self.config.batch_size, learner.steps)
+            steps = min(max(1, self.probe_objects // self.config.batch_size), learner.steps)
             for _ in range(steps):
                 self._step(learner)
                 tell(learner)
+            tried.append(learner)
             loss = float(np.mean(learner.losses[-max(1, steps // 4) :]))
             if loss < lowest:
                 lowest, self.learner, self.started_from = loss, learner, start
+        self._give_up([one for one in tried if one is not self.learner])
         self.probed = True
 
     def _seconds_left(self, learner: LearnerT) -> float:
@@ -262,6 +272,8 @@ class Run(Generic[LearnerT]):
         started = time.monotonic()
         learner.train_step()
         self.seconds += time.monotonic() - started
+        if self.config.max_minutes:  # by the first's clock, or some would stop without the others
+            self.seconds = self.processes.from_first(lambda: self.seconds)
         self.trained += self.config.batch_size
 
     def _look(self) -> None:
@@ -286,6 +298,7 @@ class TrainingRun(Run[Learner]):
         objects: what to learn from.
         held_out: what to look at in between; nothing keeps the weights of the end.
         total: how many objects all steps together will see.
+        processes: who shares the work.
     """
 
     def __init__(
@@ -296,35 +309,58 @@ class TrainingRun(Run[Learner]):
         objects: list[Supervision],
         held_out: list[Supervision],
         total: int,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__(
             config,
-            partial(Learner, sam, config, images, objects, total),
+            partial(Learner, sam, config, images, objects, total, processes=processes),
             held_out,
             total,
             starts=sorted(config.first_offsets, reverse=True),
             probe_objects=config.probe_objects if len(config.first_offsets) > 1 else 0,
+            processes=processes,
         )
+        self.given_up: list[Start] = []  # the probe's other starts
 
     @property
     def first_offset(self) -> float:
         """Of the start that goes on, once the probe has ended."""
         return self.learner.first_offset
 
-    def base_iou(self) -> float | None:
-        """As Run's."""
-        return self.learner.held_out_iou(self.held_out, plain=True) if self.held_out else None
+    @property
+    def curves(self) -> Curves:
+        """How the training went."""
+        return Curves(
+            self.learner.course,
+            tuple(self.given_up),
+            tuple(self.curve),
+            self.base_iou,
+            self.stopped,
+        )
 
     def best_modules(self) -> PromptLearning:
-        """The modules with the kept weights."""
+        """The modules that answer prompts, with the kept weights; the PMM only helped training."""
         modules = self.learner.average
         modules.load_state_dict(self.best)
-        selector = modules["selector"]
-        plm, pmm = (modules[name] if name in modules else None for name in ("plm", "pmm"))
+        selector, plm = modules["selector"], modules["plm"] if "plm" in modules else None
         assert plm is None or isinstance(plm, PromptLearningModule)
         assert isinstance(selector, OutputSelector)
-        assert pmm is None or isinstance(pmm, PointMatchingModule)
-        return PromptLearning(plm, selector, pmm)
+        return PromptLearning(plm, selector)
+
+    def state(self) -> dict[str, Any]:
+        """As Run's."""
+        return {**super().state(), "given_up": [asdict(start) for start in self.given_up]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As Run's."""
+        super().restore(state)
+        self.given_up = [Start(**start) for start in state["given_up"]]
+
+    def _plain_iou(self) -> float | None:
+        return self.learner.held_out_iou(self.held_out, plain=True) if self.held_out else None
+
+    def _give_up(self, learners: Sequence[Learner]) -> None:
+        self.given_up = [learner.course for learner in learners]
 
 
 def _looks_since_best(curve: list[tuple[int, float]]) -> int:

@@ -4,25 +4,32 @@ Images are encoded once, into the cache. Then a learner takes one step after ano
 with looks at the held-out objects in between (run.py); few masks get several short trainings
 (trials.py). The best weights are kept, a head that tells clicks on objects from others is fitted
 (presence_fit.py), and at the end all is scored beside plain SAM. A callback is told what happens.
+Several processes do this together (processes.py).
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from samtune.adapter import Adapter, AdapterInfo, Base
+from samtune.coarse_scores import CoarseScores, score_coarse
 from samtune.config import FitConfig
+from samtune.curves import Curves
 from samtune.dataset import Dataset, folds
 from samtune.embeddings import EmbeddingCache
+from samtune.errors import SamtuneError
 from samtune.evaluation import ObjectScores, Scores, score_objects
 from samtune.images import read_image
 from samtune.learner import EncodedImages
 from samtune.pairs import Pair
 from samtune.predictor import Predictor
 from samtune.presence_fit import fit_presence
+from samtune.processes import ALONE, Processes
+from samtune.refiner_fit import fit_refiners
 from samtune.resume import read_state, write_state
 from samtune.run import Progress, TrainingRun
 from samtune.sam import Sam
@@ -39,24 +46,24 @@ class FitResult:
         adapter: the best weights, with their description.
         base: held-out scores of plain SAM.
         adapted: held-out scores of the adapter, refined ones included.
+        coarse: held-out scores of masks that are off, refined; None where it cannot refine.
         gain: of the adapter over plain SAM, with its interval.
         folds: how many trainings took turns in holding images out, so that each object was scored
             by one that had not seen it; 0 where objects were held out for good.
         objects_per_second: in training, validation left out.
         seconds: of the phases "encode" and "train", and "total".
-        val_curve: (objects seen, held-out IoU) at each look.
-        stopped: why training ended: "finished", "no progress", "time".
+        curves: how the training went, step by step.
     """
 
     adapter: Adapter
     base: Scores
     adapted: Scores
+    coarse: CoarseScores | None
     gain: Gain
     folds: int
     objects_per_second: float
     seconds: dict[str, float]
-    val_curve: tuple[tuple[int, float], ...]
-    stopped: str
+    curves: Curves
 
     @property
     def better(self) -> bool:
@@ -74,6 +81,7 @@ def fit(
     checkpoint_name: str,
     state_path: Path,
     resume: bool = False,
+    processes: Processes = ALONE,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> FitResult:
     """Train an adapter.
@@ -89,17 +97,21 @@ def fit(
         state_path: where to keep what `resume` needs. It stays, for the caller to remove once the
             adapter is saved: a full disk must not cost the training.
         resume: go on from `state_path` if it is there.
+        processes: who shares the work; each calls this with the same arguments. The first alone
+            reads and writes the state.
         on_progress: told what happens.
 
     Returns:
-        The adapter and its scores. Whether it is good enough to keep is the caller's decision.
+        The adapter and its scores, the same in each process. Whether it is good enough to keep is
+        the caller's decision.
 
     Raises:
-        SamtuneError: a file cannot be read or written, or the state belongs to another fit.
+        SamtuneError: a file cannot be read or written, the state belongs to another fit, or the
+            processes are of different fits.
     """
     started = time.monotonic()
     pairs = [*train.pairs, *(() if val is None else val.pairs)]
-    keys = encode_all(pairs, sam, cache, on_progress)
+    keys = encode_all(pairs, sam, cache, processes, on_progress)
     images = EncodedImages(sam, cache, pairs, keys)
     encoded = time.monotonic()
     rng = np.random.default_rng([config.seed, 1])
@@ -110,7 +122,7 @@ def fit(
     ]
     split = Split(objects, held_out)
     parts = folds(train, config.folds, config.seed) if val is None else []
-    run = _plan(sam, config, images, split, parts)
+    run = _plan(sam, config.without_refining(), images, split, parts, processes)
     identity = {
         "settings": asdict(config),
         "base": sam.decoder_fingerprint,
@@ -118,13 +130,39 @@ def fit(
         "train": train.fingerprint(),
         "val": None if val is None else val.fingerprint(),
     }
-    if resume and state_path.is_file():
-        run.restore(read_state(state_path, identity))
-    stopped = run.train(on_progress, lambda: write_state(state_path, identity, run.state()))
+    if any(other != identity for other in processes.together([identity])):
+        raise SamtuneError(
+            "the processes of this fit have different data, settings or checkpoints: start all of "
+            "them with the same command and the same files."
+        )
+
+    def save_state() -> None:
+        if processes.is_first:
+            write_state(state_path, identity, run.state())
+
+    def saved_state() -> dict[str, Any] | None:
+        return read_state(state_path, identity) if resume and state_path.is_file() else None
+
+    state = processes.from_first(saved_state)
+    if state is not None:
+        run.restore(state)
+    run.train(on_progress, save_state)
     learned = run.best_modules()
     trials = run.trial_modules() if isinstance(run, Trials) and parts else []
     turns = [(trial.plm, one) for trial, one in zip(trials, _splits(objects, parts), strict=True)]
     learned.presence = fit_presence(sam, learned.plm, images, split, turns, config.seed)
+    if config.pmm:
+        refiners = fit_refiners(
+            sam,
+            images,
+            train.objects,
+            parts,
+            config,
+            config.seconds_to_refine(run.seconds),
+            on_progress=lambda done, total: on_progress(Progress("refine", done, total)),
+        )
+        for one, refiner in zip((learned, *trials), refiners, strict=True):
+            one.refiner = refiner
     trained = time.monotonic()
 
     info = AdapterInfo(
@@ -145,13 +183,19 @@ def fit(
     scored = [(val, adapter)] if val is not None else []
     for trial, part in zip(trials, parts, strict=True):
         scored.append((train.subset(part), Adapter(info, trial)))
-    base, adapted, groups = _score(scored, sam, cache, on_progress)
+    base, adapted, groups = _score(scored, sam, cache, processes, on_progress)
     means = Scores.mean(base), Scores.mean(adapted)
+    coarse = score_coarse(
+        [(data, Predictor(sam, one)) for data, one in scored if one.learned.refiner is not None],
+        cache,
+        on_progress=lambda done, total: on_progress(Progress("coarse", done, total)),
+    )
     ended = time.monotonic()
     return FitResult(
-        adapter=replace(adapter, info=_with_scores(info, *means)),
+        adapter=replace(adapter, info=_with_scores(info, *means, coarse)),
         base=means[0],
         adapted=means[1],
+        coarse=coarse,
         gain=Gain.over(base, adapted, groups),
         folds=len(parts),
         objects_per_second=run.objects_per_second,
@@ -160,24 +204,28 @@ def fit(
             "train": trained - encoded,
             "total": ended - started,
         },
-        val_curve=tuple(run.curve),
-        stopped=stopped,
+        curves=run.curves,
     )
 
 
 def _plan(
-    sam: Sam, config: FitConfig, images: EncodedImages, split: Split, parts: list[list[int]]
+    sam: Sam,
+    config: FitConfig,
+    images: EncodedImages,
+    split: Split,
+    parts: list[list[int]],
+    processes: Processes,
 ) -> TrainingRun | Trials:
     """Which course the training takes: many masks, few, or few of which none is held out."""
     objects = split.objects
     if parts:
-        return Trials(sam, config, images, _splits(objects, parts), objects)
+        return Trials(sam, config, images, _splits(objects, parts), objects, processes)
     if len(objects) < config.few_masks:
-        return Trials(sam, config, images, [split], None)
+        return Trials(sam, config, images, [split], None, processes)
     total = max(config.objects, len(objects))
     if config.epochs is not None:
         total = config.epochs * len(objects)
-    return TrainingRun(sam, config, images, objects, split.held_out, total)
+    return TrainingRun(sam, config, images, objects, split.held_out, total, processes)
 
 
 def _splits(objects: list[Supervision], parts: list[list[int]]) -> list[Split]:
@@ -195,31 +243,36 @@ def _score(
     scored: list[tuple[Dataset, Adapter]],
     sam: Sam,
     cache: EmbeddingCache,
+    processes: Processes,
     on_progress: Callable[[Progress], None],
 ) -> tuple[list[ObjectScores], list[ObjectScores], list[int]]:
     """Score adapters beside plain SAM, each on its data: of both, and each object's image."""
     base, adapted, groups = [], [], []
-    before, images = 0, sum(len(dataset.pairs) for dataset, _ in scored)
-    for dataset, adapter in scored:
-        plain, own = score_objects(
+    shares = [range(len(one.pairs))[processes.own(len(one.pairs))] for one, _ in scored]
+    images, done_before, before = sum(map(len, shares)), 0, 0
+    for (dataset, adapter), own in zip(scored, shares, strict=True):
+        plain, moved = score_objects(
             dataset,
             sam,
             [Predictor(sam), Predictor(sam, adapter)],
             cache,
             kinds=("center",),
-            boundary=False,
-            on_progress=lambda done, total, before=before: on_progress(  # type: ignore[misc]
-                Progress("score", before + done, images)
+            images=own,
+            on_progress=lambda done, total, start=done_before: on_progress(  # type: ignore[misc]
+                Progress("score", start + done, images)
             ),
         )
-        base += plain
-        adapted += own
+        base += processes.together(plain)
+        adapted += processes.together(moved)
         groups += [before + thing.image_index for thing in dataset.objects]
         before += len(dataset.pairs)
+        done_before += len(own)
     return base, adapted, groups
 
 
-def _with_scores(info: AdapterInfo, base: Scores, adapted: Scores) -> AdapterInfo:
+def _with_scores(
+    info: AdapterInfo, base: Scores, adapted: Scores, coarse: CoarseScores | None
+) -> AdapterInfo:
     scores = {
         "base_iou": base.iou,
         "base_oracle_iou": base.oracle_iou,
@@ -228,20 +281,37 @@ def _with_scores(info: AdapterInfo, base: Scores, adapted: Scores) -> AdapterInf
     }
     if adapted.refined_iou is None:
         return replace(info, scores=scores)
-    scores["refined_iou"] = adapted.refined_iou
-    return replace(info, scores=scores, refine_helps=adapted.refined_iou > adapted.iou)
+    refined = {
+        "boundary_iou": adapted.boundary_iou,
+        "refined_iou": adapted.refined_iou,
+        "refined_boundary_iou": adapted.refined_boundary_iou,
+    }
+    scores |= {name: value for name, value in refined.items() if value is not None}
+    if coarse is not None:
+        scores |= {f"coarse_{name}": value for name, value in asdict(coarse).items()}
+    return replace(
+        info,
+        scores=scores,
+        refine_helps=adapted.refining_helps,
+        refine_helps_coarse=coarse is not None and coarse.helps,
+    )
 
 
 def encode_all(
-    pairs: Sequence[Pair], sam: Sam, cache: EmbeddingCache, on_progress: Callable[[Progress], None]
+    pairs: Sequence[Pair],
+    sam: Sam,
+    cache: EmbeddingCache,
+    processes: Processes,
+    on_progress: Callable[[Progress], None],
 ) -> list[str]:
     """Make sure that every image's embedding is in the cache; return the keys."""
     keys = []
     started = time.monotonic()
-    on_progress(Progress("encode", 0, len(pairs)))
-    for done, pair in enumerate(pairs, start=1):
+    own = pairs[processes.own(len(pairs))]
+    on_progress(Progress("encode", 0, len(own)))
+    for done, pair in enumerate(own, start=1):
         key, _ = cache.encode(read_image(pair.image), sam)
         keys.append(key)
-        left = (time.monotonic() - started) / done * (len(pairs) - done)
-        on_progress(Progress("encode", done, len(pairs), seconds_left=left))
-    return keys
+        left = (time.monotonic() - started) / done * (len(own) - done)
+        on_progress(Progress("encode", done, len(own), seconds_left=left))
+    return processes.together(keys)

@@ -10,14 +10,16 @@ scored on those.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from samtune.config import FitConfig
+from samtune.curves import Curves, Start
 from samtune.learner import EncodedImages
+from samtune.processes import ALONE, Processes
 from samtune.prompt_learning import PromptLearning
 from samtune.run import SHARE_OF_TIME, Progress, TrainingRun
 from samtune.sam import Sam
@@ -35,13 +37,22 @@ class Split:
     held_out: list[Supervision]
 
 
-def objects_to_see(config: FitConfig, start: float, count: int) -> int:
-    """How many objects a training from a start sees, when it is given so many."""
+def objects_to_see(config: FitConfig, start: float, count: int, *, kept: bool) -> int:
+    """How many objects a training sees.
+
+    Args:
+        config: the settings.
+        start: its first offset.
+        count: how many different objects it is given.
+        kept: whether its weights may be those of the adapter; others only have to tell the starts
+            apart.
+    """
     if config.epochs is not None:
         return config.epochs * count
     if start == 0:  # there is little to learn
         return min(config.objects, config.mixture_objects)
-    return min(config.objects, max(config.few_objects, config.few_passes * count))
+    total = min(config.objects, max(config.few_objects, config.few_passes * count))
+    return total if kept else min(total, config.trial_objects)
 
 
 class Trials:
@@ -53,6 +64,7 @@ class Trials:
         images: the embeddings of all images that objects are in.
         splits: what to learn from and what to be scored on, in turns.
         everything: what to train the best start on in the end; None keeps its trial, the only one.
+        processes: who shares the work.
     """
 
     def __init__(
@@ -62,14 +74,18 @@ class Trials:
         images: EncodedImages,
         splits: Sequence[Split],
         everything: list[Supervision] | None,
+        processes: Processes = ALONE,
     ) -> None:
         if everything is None and len(splits) != 1:
             raise ValueError("of several trainings of a start none is the one to keep")
         self.sam, self.config, self.images = sam, config, images
-        self.splits, self.everything = splits, everything
+        self.splits, self.everything, self.processes = splits, everything, processes
         self.scores: dict[tuple[float, int], float] = {}  # held-out IoU by start and split
         self.weights: dict[tuple[float, int], Weights] = {}  # what each of those trials came to
+        self.courses: dict[tuple[float, int], Start] = {}  # how they went
         self.final: Weights | None = None
+        self.last: Start | None = None  # how the training on everything went
+        self.base_iou: float | None = None  # plain SAM's, on the last split
         self.going_on: dict[str, Any] | None = None  # state of a training that was interrupted
         self.run: TrainingRun | None = None
         self.seen = 0  # objects in all trainings that are done
@@ -88,9 +104,16 @@ class Trials:
         return max(means, key=lambda start: means[start])
 
     @property
-    def curve(self) -> list[tuple[int, float]]:
-        """None: a training has one look, at its end."""
-        return []
+    def curves(self) -> Curves:
+        """How the training that is kept went, and the trials of the other starts."""
+        start = self.first_offset
+        others = [course for course in self.courses.values() if course.first_offset != start]
+        tried = tuple(self._means(len(self.splits)).items())
+        if self.last is not None:
+            return Curves(self.last, tuple(others), (), None, self.stopped, tried)
+        course = self.courses[start, 0]
+        look = course.seen[-1], self.scores[start, 0]
+        return Curves(course, tuple(others), (look,), self.base_iou, self.stopped, tried)
 
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Try the starts, train the best one; returns why the last training ended."""
@@ -99,12 +122,15 @@ class Trials:
             run = self._train(start, self.splits[index], on_progress, save_state)
             self.scores[trial] = run.best_iou
             self.weights[trial] = run.best
+            self.courses[trial] = run.curves.chosen
+            self.base_iou = run.curves.base_iou
             save_state()
         if self.everything is None:
             self.final = self.weights[self.first_offset, 0]
         elif self.final is None:
             last = Split(self.everything, [])
-            self.final = self._train(self.first_offset, last, on_progress, save_state).best
+            run = self._train(self.first_offset, last, on_progress, save_state)
+            self.final, self.last = run.best, run.curves.chosen
             save_state()
         return self.stopped
 
@@ -120,14 +146,20 @@ class Trials:
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs."""
-        names = ("scores", "weights", "final", "seen", "seconds", "stopped")
-        going_on = None if self.run is None else self.run.state()
-        return {"going_on": going_on, **{name: getattr(self, name) for name in names}}
+        names = ("scores", "weights", "final", "base_iou", "seen", "seconds", "stopped")
+        return {
+            "going_on": None if self.run is None else self.run.state(),
+            "courses": {trial: asdict(course) for trial, course in self.courses.items()},
+            "last": None if self.last is None else asdict(self.last),
+            **{name: getattr(self, name) for name in names},
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         for name, value in state.items():
             setattr(self, name, value)
+        self.courses = {trial: Start(**course) for trial, course in state["courses"].items()}
+        self.last = None if state["last"] is None else Start(**state["last"])
 
     def _train(
         self,
@@ -141,7 +173,9 @@ class Trials:
         config = replace(self.config, first_offsets=(start,), validations=1)
         if config.max_minutes:
             config = replace(config, max_minutes=config.max_minutes / self._trainings)
-        run = TrainingRun(self.sam, config, self.images, split.objects, split.held_out, total)
+        run = TrainingRun(
+            self.sam, config, self.images, split.objects, split.held_out, total, self.processes
+        )
         if self.going_on is not None:
             run.restore(self.going_on)
             self.going_on = None
@@ -211,7 +245,8 @@ class Trials:
     def _total(self, start: float, split: Split) -> int:
         """How many objects a training sees, fewer where there is too little time."""
         config = self.config
-        total = objects_to_see(config, start, len(split.objects))
+        kept = self.everything is None or split.objects is self.everything
+        total = objects_to_see(config, start, len(split.objects), kept=kept)
         if config.max_minutes and self.seen:
             seconds = SHARE_OF_TIME * 60 * config.max_minutes / self._trainings
             total = min(total, math.floor(seconds * self.objects_per_second))
@@ -225,5 +260,6 @@ class Trials:
 
     def _modules(self, weights: Weights) -> PromptLearning:
         modules = PromptLearning.blank({"first_offset": self.first_offset}, weights.keys())
-        modules.load_state_dict(weights)
+        # The PMM only helped training.
+        modules.load_state_dict({k: v for k, v in weights.items() if not k.startswith("pmm.")})
         return modules.to(self.sam.device).requires_grad_(False).eval()

@@ -23,6 +23,7 @@ from samtune.evaluation import Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
 from samtune.learner import EncodedImages
 from samtune.predictor import Predictor
+from samtune.processes import ALONE
 from samtune.resume import read_state, write_state
 from samtune.run import Progress, Run
 from samtune.sam import Sam
@@ -92,7 +93,7 @@ def fit_vrp(
         SamtuneError: a file cannot be read or written, or the state belongs to another fit.
     """
     started = time.monotonic()
-    keys = encode_all([*train.pairs, *val.pairs], sam, cache, on_progress)
+    keys = encode_all([*train.pairs, *val.pairs], sam, cache, ALONE, on_progress)
     images = EncodedImages(sam, cache, [*train.pairs, *val.pairs], keys)
     encoded = time.monotonic()
     rng = np.random.default_rng([config.seed, 1])

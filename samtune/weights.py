@@ -4,6 +4,7 @@ Reads PyTorch's and safetensors' files without ever executing code. Nothing here
 sam.py does, from the tensors.
 """
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "Give a checkpoint of segment-anything (ViT-B, ViT-L, ViT-H) or MobileSAM."
         )
     state = {name: tensor for name, tensor in state.items() if name.startswith(_PARTS)}
+    _check_plain(path, state)
     if kind == "mobile_sam":
         try:
             state = fold_batch_norms(state)
@@ -64,6 +66,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path} looks like MobileSAM but lacks the tensor {error.args[0]}. "
                 "Give an unchanged checkpoint."
+            ) from error
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{path} looks like MobileSAM, but the shapes of its batch norms do not fit its "
+                "convolutions. Give an unchanged checkpoint."
             ) from error
     return Checkpoint(path, kind, {name: tensor.float() for name, tensor in state.items()})
 
@@ -120,6 +127,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if head[8:9] == b"{":  # after the length of its header
             return safetensors.torch.load_file(path)
         if head.startswith(b"PK"):  # mapped, so that a ViT-H is not in memory twice
+            _check_stored(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         elif head.startswith(b"\x80"):  # PyTorch before 1.6
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -142,7 +150,40 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} holds a {type(content).__name__}, not named tensors. "
             "Give a checkpoint of segment-anything or MobileSAM."
         )
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse an archive that would grow as it is unpacked; PyTorch's own are stored as they are."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise CheckpointError(
+                f"{path} is a compressed archive, and PyTorch's files are not: unpack it, or get "
+                "the file again."
+            )
+
+
+def _check_plain(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are no plain numbers, or say that they are more than the file can hold.
+
+    A pickle may spread one stored number over any shape, or sow a few over a sparse tensor. In
+    float32 weights take at most twice their file's size, as those in half precision do.
+    """
+    left = 2 * path.stat().st_size
+    for name, tensor in state.items():
+        is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not is_plain or tensor.is_complex() or tensor.is_quantized:
+            raise CheckpointError(f"{path} has {name} as no plain numbers. Get the file again.")
+        left -= 4 * tensor.numel()  # as float32, which they become
+        if left < 0:
+            raise CheckpointError(
+                f"{path} has {name} of shape {tuple(tensor.shape)}, more numbers than such a file "
+                "can hold: it is damaged. Get the file again."
+            )
 
 
 def _kind(state: Mapping[str, Tensor]) -> str | None:

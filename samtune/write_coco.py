@@ -21,6 +21,8 @@ from samtune.rle import encode_rle
 from samtune.write_polygons import corner_polygons
 from samtune.writers import Image, Target, Writer
 
+Note = tuple[str, tuple[int, int], list[dict[str, Any]]]  # the arguments of Coco.note
+
 
 class Coco(Writer):
     """Collects entries in unnamed temporary files, and makes the file of them at the end."""
@@ -41,21 +43,27 @@ class Coco(Writer):
         self, image: Path, pixels: Image, results: Sequence[Result], paths: Sequence[Path | None]
     ) -> None:
         """Note an image and its objects; an empty mask is no object."""
+        height, width = pixels.shape[:2]
+        objects = [
+            {"category_id": self.target.labels.index(result.label) + 1, **_described(result)}
+            for result in results
+            if result.area
+        ]
+        self.note(image, (height, width), objects)
+
+    def note(self, image: Path, size: tuple[int, int], objects: list[dict[str, Any]]) -> None:
+        """Note an image of a size (H, W), and entries without ids for its objects."""
         if self._spools is None:
             self._spools = _spool(), _spool()
         images, annotations = self._spools
         if image not in self._id_of:
             self._id_of[image] = self.target.shard.number(len(self._id_of) + 1)
-            height, width = pixels.shape[:2]
             entry = {"id": self._id_of[image], "file_name": self._file_name(image)}
-            _append(images, {**entry, "width": width, "height": height})
-        for result in results:
-            if result.area:
-                self._annotation_count += 1
-                number = self.target.shard.number(self._annotation_count)
-                ids = {"id": number, "image_id": self._id_of[image]}
-                category = self.target.labels.index(result.label) + 1
-                _append(annotations, {**ids, "category_id": category, **_described(result)})
+            _append(images, {**entry, "width": size[1], "height": size[0]})
+        for entry in objects:
+            self._annotation_count += 1
+            number = self.target.shard.number(self._annotation_count)
+            _append(annotations, {"id": number, "image_id": self._id_of[image], **entry})
 
     def close(self) -> None:
         """Write coco.json of what has come so far; nothing if no image has."""
@@ -89,6 +97,23 @@ class Coco(Writer):
             name = f"{parent.name}/{name}"
         self._file_names.add(name)
         return name
+
+
+class CocoNotes(Coco):
+    """Keeps what there is to note, in plain values, for the process that writes the file."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._noted: list[Note] = []
+
+    def note(self, image: Path, size: tuple[int, int], objects: list[dict[str, Any]]) -> None:
+        """Keep the arguments."""
+        self._noted.append((str(image), size, objects))
+
+    def take(self) -> list[Note]:
+        """What came since the last time."""
+        noted, self._noted = self._noted, []
+        return noted
 
 
 def _spool() -> IO[str]:

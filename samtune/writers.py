@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samtune.errors import OutputError
-from samtune.files import atomic_write
+from samtune.files import atomic_write, is_there
 from samtune.images import read_labels, write_mask, write_png
 from samtune.results import Names, Result
 from samtune.shards import WHOLE_RUN, Shard
@@ -49,7 +49,7 @@ class Target:
             OutputError: it exists, and may not be replaced.
         """
         (path,) = self.names.take(stem, ending)
-        if path.exists() and not self.overwrite:
+        if is_there(path) and not self.overwrite:
             raise OutputError(
                 f"{path} exists and may hold labels made by hand: choose another folder with "
                 "--output, or --overwrite it."

@@ -108,9 +108,17 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, **what)
 
-    def screenshot(self, path: Path) -> None:
-        """For a person to look at."""
-        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
+    def show_as(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Take a window of so many pixels, of somebody who prefers light or dark pages."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._call("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        """For a person to look at: the window, or the whole page."""
+        taken = self._call("Page.captureScreenshot", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(taken["data"]))
 
     def _call(self, method: str, **params: object) -> dict:
         sent = self._send(method, self._session, **params)

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 import samtune
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.cli import app
+from samtune.contour_refiner import ContourRefiner
 from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule
 from samtune.presence import PresenceHead
 from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam
@@ -74,26 +74,31 @@ def write_adapter(
     sam: Sam,
     *,
     seed: int = 0,
-    pmm: bool = True,
+    refines: bool = True,
     refine_helps: bool = False,
+    refine_helps_coarse: bool | None = None,
     presence: float | None = None,
 ) -> Path:
-    """An adapter with random weights, strong enough to change masks; always of one presence."""
+    """An adapter with random weights, strong enough to change masks; always of one presence.
+
+    What it says of refining coarse masks is what it says of its own, unless told otherwise.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         plm, selector = PromptLearningModule(), OutputSelector()
-        matching = PointMatchingModule() if pmm else None
+        refiner = ContourRefiner() if refines else None
     info = AdapterInfo(
         method="plm",
         base=Base.of(sam, "tiny"),
         settings={"epochs": 3},
         data={"train_images": 1, "train_objects": 2, "val_images": 3, "val_objects": 4},
-        scores={"base_iou": 0.5664, "adapter_iou": 0.789, "refined_iou": 0.8},
+        scores={"base_iou": 0.5664, "adapter_iou": 0.789, "refined_iou": 0.8, "coarse_iou": 0.7},
         refine_helps=refine_helps,
+        refine_helps_coarse=refine_helps if refine_helps_coarse is None else refine_helps_coarse,
     )
     head = None
     if presence is not None:
         head = PresenceHead()
         head.linear.bias.data.fill_(np.log(presence / (1 - presence)))
-    Adapter(info, PromptLearning(plm, selector, matching, head)).save(path)
+    Adapter(info, PromptLearning(plm, selector, refiner, head)).save(path)
     return path

@@ -34,7 +34,7 @@ def path(adapter, tmp_path):
 
 def modules(adapter):
     learned = adapter.learned
-    return {"plm": learned.plm, "selector": learned.selector, "pmm": learned.pmm}
+    return {"plm": learned.plm, "selector": learned.selector, "refiner": learned.refiner}
 
 
 def read(path):
@@ -70,8 +70,8 @@ def test_what_was_saved_is_loaded_bit_for_bit(adapter, path, tiny_sam):
 
 
 def test_an_adapter_without_pmm_is_loaded_without_one(tiny_sam, tmp_path):
-    build_adapter(tiny_sam, pmm=False).save(tmp_path / "a.safetensors")
-    assert Adapter.load(tmp_path / "a.safetensors", tiny_sam).learned.pmm is None
+    build_adapter(tiny_sam, refines=False).save(tmp_path / "a.safetensors")
+    assert Adapter.load(tmp_path / "a.safetensors", tiny_sam).learned.refiner is None
 
 
 def test_a_loaded_adapter_is_ready_to_use_and_frozen(path):
@@ -99,7 +99,7 @@ def test_its_parameters_are_those_that_segmenting_uses(adapter):
 def test_the_file_is_readable_as_json_beside_tensors(path):
     # What other tools see: one prefix a module, and text that explains itself.
     tensors, description = read(path)
-    assert {name.split(".")[0] for name in tensors} == {"plm", "selector", "pmm"}
+    assert {name.split(".")[0] for name in tensors} == {"plm", "selector", "refiner"}
     assert description["format_version"] == 1
     assert description["base"]["checkpoint"] == "tiny.safetensors"
 
@@ -141,10 +141,13 @@ def test_files_of_format_1_keep_loading(tmp_path):
     found = {
         f"{part}.{name}": tensor
         for part, module in modules(loaded).items()
+        if module is not None
         for name, tensor in module.state_dict().items()
     }
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    # Its Point Matching Module is not used any more: it answers prompts, and does not refine.
+    assert found.keys() == {name for name in tensors if not name.startswith("pmm.")}
+    assert all(torch.equal(found[name], tensors[name]) for name in found)
+    assert loaded.learned.refiner is None
     info = loaded.info
     assert (info.method, info.refine_helps, info.samtune_version) == ("plm", True, "0.1.0")
     assert info.base.checkpoint == "mobile_sam"
@@ -196,7 +199,7 @@ def test_newer_format_is_refused_with_the_version_that_wrote_it(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["plm.mlp.0.weight", "selector.from_iou_token.bias", "pmm.head.0.bias"]
+    "name", ["plm.mlp.0.weight", "selector.from_iou_token.bias", "refiner.along.bias"]
 )
 def test_missing_tensor_is_named(path, name):
     tensors, description = read(path)

@@ -396,12 +396,24 @@ def test_a_faulty_yolo_line_is_named_with_its_file(tmp_path, line, said):
         ("names: [car\nnc: 2", "line 2"),
         ("names: {a: car}", "numbered from 0"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, car]", "numbered from 0"),  # grows when told
+        ("names: [!!float '']", "no YAML that can be read"),  # PyYAML raises an IndexError
+        ("names: [!!bool x]", "no YAML that can be read"),  # a KeyError
+        ("names: [!!timestamp x]", "no YAML that can be read"),  # an AttributeError
+        ("names: [a\0b]", "no YAML that can be read"),  # an error of three lines
+        (f"names: [0x{'f' * 5000}]", "numbered from 0"),  # which Python does not write out
     ],
 )
 def test_a_broken_list_of_yolo_classes_is_one_line(tmp_path, names, said):
     message = refused(write_yolo(tmp_path, YOLO_SQUARE, names=names))
     assert "data.yaml" in message
     assert said in message
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "٣", "-1", "1e3"])
+def test_a_yolo_class_is_a_number_of_a_few_digits(tmp_path, number):
+    message = refused(write_yolo(tmp_path, YOLO_SQUARE.replace("0", number, 1)))
+    assert "instead of a class's number" in message
+    assert len(message) < 500
 
 
 def test_masks_beside_labels_are_what_counts(tmp_path):

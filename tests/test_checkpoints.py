@@ -486,6 +486,19 @@ def broken_file(fault, path):
             path,
             "zip",
         )
+    elif fault == "other batch norm":
+        state = tiny_state("mobile_sam")
+        state["image_encoder.patch_embed.seq.0.bn.weight"] = torch.zeros(5)
+        save(state, path, "zip")
+    elif fault == "numbers as names":
+        save({1: torch.zeros(2), "a": torch.zeros(2)}, path, "zip")
+    elif fault in ("sparse", "complex", "meta"):
+        tensor = {
+            "sparse": torch.eye(3).to_sparse(),
+            "complex": torch.zeros(3, dtype=torch.complex64),
+            "meta": torch.zeros(3, device="meta"),
+        }[fault]
+        save(tiny_state("vit_b") | {"mask_decoder.x": tensor}, path, "zip")
     elif fault == "half a batch norm":
         state = tiny_state("mobile_sam")
         del state["image_encoder.patch_embed.seq.0.bn.running_var"]
@@ -507,6 +520,11 @@ def broken_file(fault, path):
         ("smaller tokens", "not those of a SAM"),
         ("other width", "not those of a SAM"),
         ("half a batch norm", "lacks the tensor .*seq.0.bn.running_var"),
+        ("other batch norm", "shapes of its batch norms do not fit"),
+        ("numbers as names", r"1 tensors \(first by name: a\), but not those of a SAM"),
+        ("sparse", r"has mask_decoder\.x as no plain numbers"),
+        ("complex", r"has mask_decoder\.x as no plain numbers"),
+        ("meta", r"has mask_decoder\.x as no plain numbers"),
     ],
 )
 def test_file_that_is_no_checkpoint_is_named_in_one_line(fault, words, tmp_path):

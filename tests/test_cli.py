@@ -77,7 +77,8 @@ def test_info_says_what_an_adapter_is(tiny_sam, tmp_path):
     assert "trained on 1 image with 2 objects" in words
     assert "held out 3 images with 4 objects" in words
     assert "held-out IoU 78.9 % refined 80.0 % plain SAM 56.6 %" in words
-    assert "refining helps" in words
+    assert "refining its own masks: helps" in words
+    assert "refining coarse masks: helps" in words
     assert "epochs 3" in words
     assert max(map(len, result.stdout.splitlines())) < 80  # a terminal's width
 
@@ -186,3 +187,22 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
     assert lines[0].startswith("encoding ")
     assert lines[0].endswith("5 min left")
     assert lines[-1] == "encoding 11/11"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a\r\u2028b", "a\x85"])
+def test_an_error_stays_one_line_whatever_the_names_in_it(name):
+    message = one_error(run("info", name))
+    assert repr(name)[1:-1] in message
+    assert message.splitlines() == [message]
+    assert "\x1b" not in message
+
+
+@pytest.mark.parametrize("command", [["info"], ["check"], ["prompts"], ["fit"]])
+def test_what_is_too_long_to_be_a_name_is_one_line(command):
+    assert "name" in one_error(run(*command, "a" * 5000))
+
+
+@pytest.mark.parametrize("command", [["info"], ["check"], ["prompts"], ["fit"]])
+def test_a_link_that_leads_to_itself_is_one_line(command, tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    assert "link" in one_error(run(*command, tmp_path / "link"))

@@ -37,6 +37,15 @@ def test_a_sound_folder_is_ready_and_nothing_is_written(toy_dataset):
     assert files_in(toy_dataset) == before
 
 
+def test_how_much_there_is_stands_once_in_a_terminal_and_first_in_a_pipeline(toy_dataset):
+    # A terminal shows stdout and stderr together; with --json, stdout is not for people.
+    line = f"{toy_dataset}: 8 images with 8 objects, 90×120 px to 128×96 px"
+    result = run("check", toy_dataset, "--quick")
+    assert result.stdout.splitlines()[0] == line
+    assert result.output.count("8 images with 8 objects") == 1
+    assert line in run("check", toy_dataset, "--quick", "--json").stderr.splitlines()
+
+
 def test_findings_are_named_with_what_to_do_and_are_no_failure(toy_dataset):
     add_twin(toy_dataset, "twin")
     result = run("check", toy_dataset, "--quick")

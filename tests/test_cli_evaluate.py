@@ -44,6 +44,7 @@ def test_json_is_one_object_with_the_library_s_scores(tiny_sam, toy_dataset, tmp
         "random_iou": adapted.random_iou,
         "refined_iou": adapted.refined_iou,
         "boundary_iou": adapted.boundary_iou,
+        "refined_boundary_iou": adapted.refined_boundary_iou,
         "beside": asdict(beside),
     }
     assert one["iou"] != told["base_iou"]  # or one column could be the other
@@ -52,7 +53,7 @@ def test_json_is_one_object_with_the_library_s_scores(tiny_sam, toy_dataset, tmp
 def test_the_table_has_a_row_for_plain_sam_and_each_adapter(tiny_sam, toy_dataset, tmp_path):
     files = [
         write_adapter(tmp_path / "one.safetensors", tiny_sam, seed=1),
-        write_adapter(tmp_path / "two.safetensors", tiny_sam, seed=2, pmm=False),
+        write_adapter(tmp_path / "two.safetensors", tiny_sam, seed=2, refines=False),
     ]
     words = [word for file in files for word in ("--adapter", file)]
     told = json.loads(run("evaluate", toy_dataset, *words, "--json").stdout)
@@ -134,7 +135,9 @@ def test_adapters_of_one_name_are_told_apart_by_their_folder(tiny_sam, three_ima
     for seed in (1, 2):
         (tmp_path / str(seed)).mkdir()
         files.append(
-            write_adapter(tmp_path / str(seed) / "a.safetensors", tiny_sam, seed=seed, pmm=False)
+            write_adapter(
+                tmp_path / str(seed) / "a.safetensors", tiny_sam, seed=seed, refines=False
+            )
         )
     run("evaluate", three_images, "-a", files[0], "-a", files[1], "--report", tmp_path / "out")
     numbers = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))

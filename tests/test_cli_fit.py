@@ -13,6 +13,7 @@ from broken_data import NAMED_BY_FAULT, disk, healthy, photo, save
 from command import files_in, one_error, run, use_instead_of_weights
 from PIL import Image
 
+import samtune.report
 import samtune.training
 from samtune.adapter import Adapter, read_info
 from samtune.errors import OutputError
@@ -67,6 +68,12 @@ def test_fit_writes_an_adapter_named_after_the_folder(base_iou, toy_dataset, tin
     assert info.data["train_images"] == 6
 
 
+def test_fit_warns_where_the_cache_cannot_hold_all_images(base_iou, toy_dataset, monkeypatch):
+    base_iou(0.0)
+    monkeypatch.setenv("SAMTUNE_CACHE_GB", "0.016")  # seven of eight, at SAM's usual size
+    assert "Warning: 8 images take 0.017 GB" in run("fit", toy_dataset, "--epochs", 1).stderr
+
+
 def test_fit_says_what_it_found_before_it_works(base_iou, toy_dataset):
     base_iou(0.0)
     save(toy_dataset / "masks" / "3.png", disk(value=0, size=(96, 128)))
@@ -85,12 +92,17 @@ def test_fit_ends_with_the_scores_the_share_of_parameters_and_what_to_try_next(
     report = run(*words).stdout
     scores = told(run(*words, "--json"))
     rows = {line[:16].strip(): line.split() for line in report.splitlines()}
-    assert rows["plain SAM"][2:] == ["0.0", f"{100 * scores['base_oracle_iou']:.1f}"]
-    assert rows["adapter"][1:] == [
-        f"{100 * scores['adapter_iou']:.1f}",
-        f"{100 * scores['adapter_oracle_iou']:.1f}",
-    ]
-    assert rows["adapter, refined"][2] == f"{100 * scores['refined_iou']:.1f}"
+    assert rows["plain SAM"][2:4] == ["0.0", f"{100 * scores['base_oracle_iou']:.1f}"]
+    names = ("adapter_iou", "adapter_oracle_iou", "boundary_iou")
+    assert rows["adapter"][1:] == [f"{100 * scores[name]:.1f}" for name in names]
+    refined = (f"{100 * scores[name]:.1f}" for name in ("refined_iou", "refined_boundary_iou"))
+    assert rows["adapter, refined"][2:] == [next(refined), "–", next(refined)]
+    for command, helps in (
+        ("segment --refine", "refine_helps"),
+        ("samtune refine", "refine_helps_coarse"),
+    ):
+        (line,) = [line for line in report.splitlines() if line.startswith(f"`{command}`")]
+        assert ("does not help" in line) != scores[helps]
     trained = scores["parameters"]
     everything = trained + sum(p.numel() for p in tiny_sam.parameters())
     assert f"trainable: {trained:,} of {everything:,} parameters" in report
@@ -146,7 +158,7 @@ def test_without_pmm_there_is_no_refined_score(base_iou, toy_dataset):
     base_iou(0.0)
     result = run("fit", toy_dataset, *QUICK, "--no-pmm", "--json")
     assert told(result)["refined_iou"] is None
-    assert Adapter.load(Path("toy.safetensors")).learned.pmm is None
+    assert Adapter.load(Path("toy.safetensors")).learned.refiner is None
 
 
 def test_an_adapter_that_is_not_better_is_not_written_as_if_it_were(
@@ -220,6 +232,68 @@ def test_a_full_disk_at_the_end_does_not_cost_the_training(
     monkeypatch.setattr(Learner, "train_step", None)  # there is nothing more to train
     assert run(*words, "--resume").exit_code == 0
     assert files_in(workplace) == {"a.safetensors"}
+
+
+# --------------------------------------------------------------------------- --report
+
+
+def test_a_report_is_about_the_held_out_images_with_the_training_s_curves(base_iou, toy_dataset):
+    base_iou(0.0)
+    result = run("fit", toy_dataset, *QUICK, "--no-pmm", "--report", "out")
+    assert f"wrote {Path('out/report.html')} and {Path('out/report.json')}" in result.stdout
+    numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
+    assert (numbers["data"]["images"], numbers["adapters"][0]["images_seen_in_training"]) == (2, 0)
+    assert [source["name"] for source in numbers["sources"]] == ["plain SAM", "SAM-F", "toy"]
+    scores = read_info(Path("toy.safetensors")).scores
+    adapted = numbers["sources"][2]["prompts"]["center"]
+    assert (adapted["iou"], adapted["oracle_iou"]) == pytest.approx(
+        (scores["adapter_iou"], scores["adapter_oracle_iou"])
+    )
+    assert numbers["training"]["chosen"]["seen"] == [2, 4, 6]
+    assert len(numbers["training"]["chosen"]["losses"]) == 3
+    names = ["reading data", "loading the model", "encoding", "training"]
+    assert list(numbers["cost"]["seconds"])[:4] == names
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "How training went" in page
+    assert "held out by samtune fit" in page
+
+
+def test_interrupted_while_reporting_resume_reports_without_training_again(
+    base_iou, toy_dataset, workplace, monkeypatch
+):
+    # And a rejected adapter is one to look at all the more.
+    base_iou(0.99)
+    words = ["fit", toy_dataset, *QUICK, "--no-pmm", "--report", "out"]
+
+    def interrupted(*given, curves, **others):
+        curves_then.append(curves)
+        raise KeyboardInterrupt
+
+    curves_then = []
+    with monkeypatch.context() as patch:
+        patch.setattr(samtune.report, "make_report", interrupted)
+        result = run(*words)
+    assert result.exit_code == 130
+    assert "--resume goes on" in result.stderr.splitlines()[-1]
+    assert files_in(workplace) == {"toy.rejected.safetensors", "toy.safetensors.resume"}
+    monkeypatch.setattr(Learner, "train_step", None)  # there is nothing more to train
+    assert "not better than plain SAM" in one_error(run(*words, "--resume"))
+    written = {"toy.rejected.safetensors", "out/report.html", "out/report.json"}
+    assert files_in(workplace) == written
+    numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
+    assert numbers["training"]["chosen"]["losses"] == list(curves_then[0].chosen.losses)
+
+
+def test_a_report_that_cannot_be_written_is_one_line_before_any_work(
+    toy_dataset, workplace, monkeypatch
+):
+    monkeypatch.setattr("samtune.sam.load_sam", lambda *a: pytest.fail("loaded"))
+    (workplace / "out").write_text("a file")
+    assert "out is not a folder" in one_error(run("fit", toy_dataset, *QUICK, "--report", "out"))
+    # Without an option, these few images would take turns in being held out.
+    message = one_error(run("fit", toy_dataset, "--report", "elsewhere"))
+    assert "give --val or --val-fraction" in message
+    assert files_in(workplace) == {"out"}
 
 
 def test_interrupted_before_there_is_anything_to_go_on_from(toy_dataset, monkeypatch):
@@ -363,6 +437,14 @@ def test_an_output_that_cannot_be_written_is_found_before_any_work(
     assert "is a folder" in one_error(run("fit", toy_dataset, "-o", toy_dataset))
     assert "is a folder" in one_error(run("fit", toy_dataset, "-o", "."))
     assert files_in(workplace) == {"file.png"}
+
+
+def test_an_output_whose_name_is_too_long_is_found_before_any_work(toy_dataset, samtune_home):
+    stem = "a" * 243  # with .safetensors 255, all that a name may have; with .resume too many
+    result = run("fit", toy_dataset, "-o", f"{stem}.safetensors")
+    assert "its name is too long" in one_error(result)
+    assert "encoding" not in result.stderr
+    assert files_in(samtune_home) == set()
 
 
 def test_a_full_disk_while_caching_is_one_line_and_leaves_no_file(

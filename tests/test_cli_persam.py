@@ -133,6 +133,19 @@ def test_held_out_images_are_scored_with_and_without_a_click(toy_dataset):
     assert "without a prompt" in words
 
 
+def test_a_report_is_written_where_images_are_held_out(toy_dataset):
+    words = ["--method", "persam", "--val-fraction", 0.25, "--report", "out", "-o", "a.safetensors"]
+    result = run("fit", toy_dataset, *words)
+    assert f"wrote {Path('out/report.html')}" in result.stdout
+    numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
+    (about,) = told(run("info", "a.safetensors", "--json"))
+    assert numbers["sources"][2]["prompts"]["center"]["iou"] == pytest.approx(
+        about["scores"]["adapter_iou"]
+    )
+    assert numbers["training"] is None
+    assert "How training went" not in Path("out/report.html").read_text(encoding="utf-8")
+
+
 def test_evaluate_scores_it_with_clicks_and_without(adapter):
     (result,) = told(run("evaluate", "data", "--adapter", adapter, "--json"))
     (one,) = result["adapters"]
@@ -167,6 +180,7 @@ def test_an_adapter_of_another_checkpoint_is_refused_by_name(adapter, monkeypatc
         (["--reference", "auto"], "are for --method persam"),
         (["--method", "persam", "--without", "colour"], "is none of background"),
         (["--method", "persam-f", "--without", "cascade"], "weighs the first"),
+        (["--method", "persam", "--report", "out"], "give --val or --val-fraction"),
     ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(words, said):

@@ -197,14 +197,14 @@ def test_overlay_is_a_jpeg_of_the_image_with_something_drawn_on_it():
     assert green > blue + 50
 
 
-def inverted(self, embedding, features, mask):
+def inverted(self, embedding, mask):
     """Outlines of all that is not the mask, exactly: a pixel each."""
     return tuple(Polygon(np.array([[x, y]], np.float32)) for y, x in np.argwhere(~mask))
 
 
 def test_refine_writes_the_refined_mask(tiny_sam, workplace, monkeypatch):
     # A random model's ragged contours cannot be refined: an unmistakable stand-in.
-    monkeypatch.setattr(Predictor, "refine", inverted)
+    monkeypatch.setattr(Predictor, "refine_mask", inverted)
     file = write_adapter(workplace / "a.safetensors", tiny_sam, refine_helps=True)
     words = ["segment", "a.png", "-p", "40,20", "-a", file, "--json"]
     (refined,) = told(run(*words, "--refine", "-o", "refined"))
@@ -228,7 +228,7 @@ def test_refine_says_that_it_did_not_help_and_leaves_the_mask_alone(tiny_sam, wo
 
 
 def test_refine_always_refines_also_where_it_did_not_help(tiny_sam, workplace, monkeypatch):
-    monkeypatch.setattr(Predictor, "refine", inverted)
+    monkeypatch.setattr(Predictor, "refine_mask", inverted)
     file = write_adapter(workplace / "a.safetensors", tiny_sam, refine_helps=False)
     words = ["segment", "a.png", "-p", "40,20", "-a", file, "--json"]
     result = run(*words, "--refine-always", "-o", "refined")
@@ -240,7 +240,7 @@ def test_refine_always_refines_also_where_it_did_not_help(tiny_sam, workplace, m
 
 
 def test_refine_with_an_adapter_fitted_without_says_so(tiny_sam, workplace):
-    file = write_adapter(workplace / "a.safetensors", tiny_sam, pmm=False)
+    file = write_adapter(workplace / "a.safetensors", tiny_sam, refines=False)
     message = one_error(run("segment", "a.png", "-p", "40,20", "-a", file, "--refine"))
     assert "--no-pmm" in message
 
@@ -412,3 +412,30 @@ def test_a_prompt_line_is_answered_before_the_next_one_comes(workplace):
             assert Path(answer["mask"]).is_file()
         process.stdin.close()
         assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "\ud800.png", "a" * 5000, "/dev/zero", "."])
+def test_a_line_whose_image_can_be_no_file_is_answered_like_others(workplace, name):
+    lines = [json.dumps({"image": one, "points": [[9, 9]]}) for one in (name, "b.png")]
+    result = run("segment", "--prompts", "-", stdin="\n".join(lines).encode())
+    refused, answered = map(json.loads, result.stdout.splitlines())
+    assert refused["error"]
+    assert answered["mask"] == "b.mask.png"
+
+
+def test_a_photo_whose_results_would_have_too_long_names_does_not_stop_the_others(workplace):
+    long = "a" * 251 + ".png"
+    (workplace / "a.png").rename(long)
+    for form in ("png", "labelme"):
+        result = run("segment", long, "b.png", "-p", "9,9", "-f", form)
+        assert "its name is too long" in one_error(result)
+    assert {"b.mask.png", "b.json"} <= files_in(workplace)
+
+
+def test_where_the_overlay_cannot_have_its_name_nothing_is_written(workplace):
+    name = "a" * 246 + ".png"  # the mask's name has 255 characters, the overlay's 258
+    (workplace / "a.png").rename(name)
+    before = files_in(workplace)
+    result = run("segment", name, "-p", "9,9", "--overlay", "-o", "out")
+    assert "overlay.jpg cannot be written: its name is too long" in one_error(result)
+    assert {one for one in files_in(workplace) - before if "embeddings" not in one} == set()

@@ -179,7 +179,7 @@ def test_a_reference_that_cannot_be_used_is_an_error_of_one_line(two_classes):
 def test_refine_and_export_say_why_not(one_class):
     mask = "data/masks/0.png"
     refused = run("refine", mask, "--image", "data/images/0.png", "--adapter", one_class)
-    assert "no Point Matching Module" in one_error(refused)
+    assert "cannot refine" in one_error(refused)
     assert "cannot be exported" in one_error(run("export", one_class, "-o", "onnx"))
 
 

@@ -60,6 +60,21 @@ def test_prompts_on_one_image_are_decoded_as_upstream(upstream_decoder, draw, pr
     assert_same(decoded, predict_masks(upstream_decoder, image, pe, sparse, dense))
 
 
+def test_upscaled_features_and_the_masks_logit_are_upstreams_place_by_place(upstream_decoder, draw):
+    image, pe = draw(1, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
+    sparse, no_mask = draw(2, 3, CHANNELS), draw(1, CHANNELS, 1, 1)
+    decoder = FrozenDecoder(upstream_decoder)
+    tokens, cells = decoder.attend(image, pe, sparse, no_mask)
+    mixing = draw(2, 4).softmax(dim=1)
+    found = decoder.upscaled(tokens, cells, mixing, (HEIGHT, WIDTH))
+    dense = no_mask.expand(2, -1, HEIGHT, WIDTH)
+    logits, _, features = predict_masks(upstream_decoder, image, pe, sparse, dense)
+    expected = upstream_decoder.output_upscaling(features.mT.unflatten(2, (HEIGHT, WIDTH)))
+    assert difference(found[..., :-1], expected.flatten(2).mT) <= 1e-4
+    mixed = (mixing[:, :, None, None] * logits).sum(dim=1)
+    assert difference(found[..., -1], mixed.flatten(1)) <= 1e-4
+
+
 @pytest.mark.parametrize(("prompts", "tokens"), [(1, 1), (1, 2), (5, 3)])
 def test_prompts_on_a_prepared_image_are_decoded_as_upstream(
     upstream_decoder, draw, prompts, tokens

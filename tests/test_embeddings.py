@@ -170,6 +170,29 @@ def test_size_stays_within_the_limit_over_many_saves(tmp_path):
     assert cache.info().count >= 3
 
 
+def test_shortage_begins_with_the_image_that_does_not_fit(tmp_path):
+    one = Embedding(torch.zeros(256, 64, 64), (768, 1024), (768, 1024))
+    cache = EmbeddingCache(tmp_path)
+    cache.save("aa", one)
+    cache.limit_bytes = 3 * cache.info().bytes
+    assert cache.shortage(3) is None
+    assert "4 images take 0.0084 GB" in cache.shortage(4)
+
+
+def test_size_stays_near_the_limit_when_several_processes_save_at_once(tmp_path, monkeypatch):
+    # Each knows of its own files alone until it counts again.
+    monkeypatch.setattr("samtune.embeddings._COUNT_AFTER", 0.1)
+    caches = [EmbeddingCache(tmp_path, limit_gb=1) for _ in range(4)]
+    fill(caches[0], ["aa"])
+    each = caches[0].info().bytes
+    for cache in caches:
+        cache.limit_bytes = 20 * each
+    for number in range(16):
+        for which, cache in enumerate(caches):
+            fill(cache, [f"{which}{number:02}"])
+    assert caches[0].info().bytes <= (20 + 2 * 4) * each
+
+
 def test_what_was_just_saved_stays_even_if_it_alone_is_too_large(tmp_path, tiny_sam):
     cache = EmbeddingCache(tmp_path, limit_gb=0)
     key, _ = cache.encode(photo(1), tiny_sam)

@@ -57,7 +57,7 @@ def test_scores_are_means_over_the_objects_of_the_returned_and_of_the_best_mask(
 
 def test_refined_scores_are_given_where_there_is_something_to_refine_with(dataset, tiny_sam):
     plain = Predictor(tiny_sam)
-    without = Predictor(tiny_sam, build_adapter(tiny_sam, pmm=False))
+    without = Predictor(tiny_sam, build_adapter(tiny_sam, refines=False))
     refining = Predictor(tiny_sam, build_adapter(tiny_sam))
     found = evaluate(dataset, tiny_sam, [plain, without, refining], EmbeddingCache())
     assert found[0].refined_iou is None

@@ -1,7 +1,8 @@
-"""The example task in examples/: what its pictures and masks promise."""
+"""The examples: what the drawn task's pictures and masks promise, and the cross-model test."""
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from scripts import ROOT, load_script
+
+from samtune.dataset import load_dataset
+from samtune.masks import DatasetObject
+from samtune.predictor import Prediction, Predictor
 
 SCRIPT = ROOT / "examples" / "make_banners.py"
 
@@ -101,6 +106,37 @@ def test_masks_lie_where_the_photo_shows_the_banners(make_banners, tmp_path, mon
     assert counts == {1, 2}  # the pictures above cover both
 
 
+def test_windows_are_masked_where_the_photo_shows_them(
+    make_banners, dataset, tmp_path, monkeypatch
+):
+    # Windows of plain magenta, found by their hue: not where a banner or leaves hide them.
+    def magenta(rng, wall, x, y, w, h):
+        wall[max(y, 0) : y + h, max(x, 0) : max(x + w, 0)] = (230, 0, 230)
+
+    make_banners.make_dataset(tmp_path / "w", images=2, seed=0, thing="windows")
+    assert (
+        contents(tmp_path / "w").items()
+        >= {  # the same pictures as those of the banners
+            name: content
+            for name, content in contents(dataset).items()
+            if "images/" in name and int(name[-7:-4]) < 2
+        }.items()
+    )
+    monkeypatch.setattr(make_banners, "draw_window", magenta)
+    make_banners.make_dataset(tmp_path / "m", images=2, seed=0, thing="windows")
+    for path in sorted((tmp_path / "m").glob("*/masks/*.png")):
+        labels = np.asarray(Image.open(path))
+        red, green, blue = np.asarray(Image.open(image_of(path)), np.float32).transpose(2, 0, 1)
+        seen = (green < 0.6 * red) & (green < 0.6 * blue)
+        assert labels.max() >= 3
+        for label in range(1, labels.max() + 1):
+            window = labels == label
+            assert window.sum() > 600
+            assert seen[window].mean() > 0.9
+        # What is magenta and no window: those that are mostly hidden, cut off, or small.
+        assert (seen & (labels > 0)).sum() / seen.sum() > 0.5
+
+
 def test_too_few_pictures_to_hold_one_out_is_refused(make_banners, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["make_banners.py", str(tmp_path / "out"), "--images", "3"])
     with pytest.raises(SystemExit) as stopped:
@@ -108,3 +144,48 @@ def test_too_few_pictures_to_hold_one_out_is_refused(make_banners, tmp_path, mon
     assert stopped.value.code == 2
     assert "at least 4" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+# --------------------------------------------------------------------------- cross_model.py
+
+
+@pytest.fixture(scope="module")
+def cross_model() -> ModuleType:
+    return load_script("examples/cross_model.py")
+
+
+class Painter(Predictor):
+    """Answers every click with the same masks in turn, and says that each is its own."""
+
+    def __init__(self, sam, masks):
+        super().__init__(sam)
+        self.masks = iter(masks)
+
+    def predict(self, embedding, prompts):
+        nothing = np.zeros((0, *embedding.original_size))
+        masks = [next(self.masks) for _ in prompts]
+        return [Prediction(mask, 0.9, *[nothing] * 4, presence=0.75) for mask in masks]
+
+
+def test_own_things_other_things_and_neither_are_told_apart(cross_model, toy_folder, tiny_sam):
+    clicked = load_dataset(toy_folder).subset(range(3))
+    own = [thing.mask() for thing in clicked.objects]
+    beside = clicked.subset([0, 1])  # of the third image, the other kind is not known
+    beside = replace(beside, objects=tuple(map(opposite, beside.objects)))
+    painter = Painter(tiny_sam, [own[0], ~own[1], np.zeros_like(own[2])])
+    plain, painted = cross_model.click_all(clicked, beside, [Predictor(tiny_sam), painter])
+    assert painted.ious == [1, 0, 0]
+    assert painted.instead == [False, True]
+    assert painted.present == [True, True, True]
+    assert len(plain.ious) == 3
+    assert plain.present == []
+
+
+def opposite(thing):
+    """All that an object is not."""
+    return DatasetObject.of(~thing.mask(), thing.image_index)
+
+
+def test_a_class_may_stand_behind_a_folder(cross_model, toy_folder):
+    assert len(cross_model.read(str(toy_folder)).objects) == 8
+    assert cross_model.read(f"{toy_folder}:255").reading.class_id == 255

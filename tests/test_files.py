@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from broken_data import photo, without_permission
 
+from samtune.console import check_writable
 from samtune.errors import OutputError
 from samtune.files import atomic_write
 from samtune.images import write_image, write_mask
@@ -48,6 +49,17 @@ def test_a_long_but_legal_name_is_written(tmp_path):
     path = tmp_path / ("x" * 251 + ".png")  # 255, the most that file systems allow
     write_mask(path, np.ones((2, 2), dtype=bool))
     assert path.exists()
+
+
+def test_a_name_that_is_too_long_is_said_in_words(tmp_path):
+    with pytest.raises(OutputError, match=r"its name is too long\. Choose a shorter one"):
+        check_writable(tmp_path / ("a" * 256))
+    with (
+        pytest.raises(OutputError, match="its name is too long"),
+        atomic_write(tmp_path / ("a" * 256)) as temporary,
+    ):
+        temporary.write_bytes(b"")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 from command import run
-from hypothesis import HealthCheck, given, settings
+from fuzzing import ANYTHING, cases
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from tiny_models import build_tiny_sam
@@ -19,15 +20,6 @@ from samtune.errors import AdapterError
 from samtune.persam import Persam, PersamF
 
 SAM = build_tiny_sam()
-often = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
 
 
 @pytest.fixture(scope="module", params=[Persam, PersamF], ids=["persam", "persam-f"])
@@ -72,7 +64,7 @@ def write(path, tensors, description):
     return path
 
 
-@often
+@cases(25)
 @given(data=st.data())
 def test_flipped_bytes(whole, tmp_path, data):
     (length,) = struct.unpack("<Q", whole[:8])
@@ -85,7 +77,7 @@ def test_flipped_bytes(whole, tmp_path, data):
     loads_or_is_refused(tmp_path / "a.safetensors")
 
 
-@often
+@cases(25)
 @given(data=st.data())
 def test_cut_files_and_wrong_lengths_of_the_header(whole, tmp_path, data):
     length = data.draw(st.integers(0, 2**64 - 1) | st.integers(0, len(whole)))
@@ -97,7 +89,7 @@ def test_cut_files_and_wrong_lengths_of_the_header(whole, tmp_path, data):
     loads_or_is_refused(path)
 
 
-@often
+@cases(25)
 @given(data=st.data())
 def test_descriptions_with_anything_anywhere(whole, tmp_path, data):
     tensors, description = parts(whole)
@@ -106,7 +98,7 @@ def test_descriptions_with_anything_anywhere(whole, tmp_path, data):
     while isinstance(place[key], dict) and place[key] and data.draw(st.booleans()):
         place = place[key]
         key = data.draw(st.sampled_from(sorted(place)))
-    place[key] = data.draw(anything)
+    place[key] = data.draw(ANYTHING)
     loads_or_is_refused(write(tmp_path / "a.safetensors", tensors, description))
 
 
@@ -120,7 +112,7 @@ def test_descriptions_that_json_readers_stumble_over(whole, tmp_path, text):
     loads_or_is_refused(path)
 
 
-@often
+@cases(25)
 @given(data=st.data())
 def test_tensors_of_other_shapes_kinds_and_values_and_too_many(whole, tmp_path, data):
     tensors, description = parts(whole)

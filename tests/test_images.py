@@ -9,6 +9,7 @@ import pytest
 from broken_data import bomb, photo, save, without_permission
 from PIL import Image
 
+from samtune import upright
 from samtune.errors import ImageError, OutputError
 from samtune.images import (
     image_size,
@@ -94,7 +95,8 @@ def test_a_rotated_jpeg_stands_upright(tmp_path, orientation):
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_large_image_is_upright_in_all_its_strips(tmp_path, orientation):
+def test_a_large_image_is_upright_in_all_its_strips(tmp_path, orientation, monkeypatch):
+    monkeypatch.setattr(upright, "_STRIP_PIXELS", 7 * 100)
     stored = np.random.default_rng(0).integers(0, 256, (1030, 7, 3), dtype=np.uint8)
     path = _oriented(tmp_path / "a.png", stored, orientation)
     assert (read_image(path) == UPRIGHT[orientation](stored)).all()
@@ -228,6 +230,13 @@ def test_one_bit_and_whole_float_labels_become_integers(tmp_path):
     read = read_labels(save(tmp_path / "a.tif", floats))
     assert read.dtype.kind == "i"
     assert read.tolist() == [[0, 3]]
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf, -np.inf, 3e38])
+def test_floats_that_no_label_can_be_are_refused(tmp_path, value):
+    path = save(tmp_path / "a.tif", np.array([[0, value]], dtype=np.float32))
+    with pytest.raises(ImageError, match=r"a\.tif is a mask"):
+        read_labels(path)
 
 
 def test_a_palette_gives_its_indices(tmp_path):

@@ -63,6 +63,8 @@ def test_third_party_lists_every_dependency_of_pyproject_and_no_other():
 @pytest.mark.parametrize("package", sorted(required()))
 def test_third_party_has_the_licence_that_a_package_declares(package):
     version, licence, _ = listed("Python packages")[package]
+    if package == "ray":  # 240 MB that `make install` leaves out
+        pytest.importorskip(package, reason="Ray is not installed: pip install 'samtune[ray]'")
     told, found = set(licence.split(" AND ")), declared(package)
     if distribution(package).version.split("+")[0] == version:
         assert told == found

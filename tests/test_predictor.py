@@ -14,7 +14,7 @@ from upstream import difference, postprocess_masks
 from samtune.adapter import Adapter
 from samtune.errors import PromptError
 from samtune.metrics import iou
-from samtune.pmm import MAX_OFFSET
+from samtune.pmm import contour_frame
 from samtune.polygons import polygons_to_mask
 from samtune.predictor import AT_ONCE, Predictor
 from samtune.prompts import Prompt
@@ -260,42 +260,42 @@ def blob():
     return mask.astype(bool)
 
 
-def refined_mask(predictor, embedding, features, mask):
-    return polygons_to_mask(predictor.refine(embedding, features, mask), SIZE)
-
-
-def image_features(tiny_sam, embedding):
-    return decode(tiny_sam, embedding, POINT)[1].image_features[0]
+def refined_mask(predictor, embedding, mask):
+    return polygons_to_mask(predictor.refine_mask(embedding, mask, rounds=1), SIZE)
 
 
 def test_refining_with_a_module_that_moves_nothing_keeps_the_mask(tiny_sam, embedding):
-    adapter = build_adapter(tiny_sam)
-    for parameter in adapter.learned.pmm.head[-1].parameters():
-        parameter.zero_()
-    predictor = Predictor(tiny_sam, adapter)
-    refined = refined_mask(predictor, embedding, image_features(tiny_sam, embedding), blob())
-    # The contours are resampled to 64 points: corners of the pixel staircase may be cut.
-    assert iou(refined, blob()) > 0.97
+    predictor = shifted(tiny_sam, 0.0, 0.0)
+    refined = refined_mask(predictor, embedding, blob())
+    # Contours are resampled: corners of the pixel staircase may be cut.
+    assert iou(refined, blob()) > 0.98
     assert refined[3, 3]
     assert not refined[25, 50]
 
 
-def shifted(adapter, dx, dy):
-    """Make every offset the same, in units of the object's half size."""
-    last = adapter.learned.pmm.head[-1]
-    last.weight.zero_()
-    last.bias.copy_(torch.atanh(torch.tensor([dx, dy]) / MAX_OFFSET))
-    return adapter
+class Shift(nn.Module):
+    """Moves all points alike, in units of the object's half size."""
+
+    def __init__(self, dx, dy):
+        super().__init__()
+        self.offset = torch.tensor([dx, dy])
+
+    def forward(self, features, points):
+        return points + contour_frame(points)[1] * self.offset
+
+
+def shifted(sam, dx, dy):
+    adapter = build_adapter(sam)
+    adapter.learned.refiner = Shift(dx, dy)
+    return Predictor(sam, adapter)
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(0.25, 0.0), (0.0, -0.25)])
 def test_points_move_in_the_images_own_directions_and_units(tiny_sam, embedding, dx, dy):
-    predictor = Predictor(tiny_sam, shifted(build_adapter(tiny_sam), dx, dy))
+    predictor = shifted(tiny_sam, dx, dy)
     mask = np.zeros(SIZE, np.uint8)
     cv2.circle(mask, (40, 25), 16, 1, -1)
-    refined = refined_mask(
-        predictor, embedding, image_features(tiny_sam, embedding), mask.astype(bool)
-    )
+    refined = refined_mask(predictor, embedding, mask.astype(bool))
     before, after = (np.argwhere(one).mean(axis=0)[::-1] for one in (mask, refined))
     np.testing.assert_allclose(after - before, [dx * 16, dy * 16], atol=0.3)
     assert refined.sum() == pytest.approx(mask.sum(), rel=0.03)
@@ -304,21 +304,21 @@ def test_points_move_in_the_images_own_directions_and_units(tiny_sam, embedding,
 @pytest.mark.parametrize("dx", [0.25, -0.25])
 def test_an_object_at_the_images_border_is_refined_too(tiny_sam, embedding, dx):
     # Many points of its contour lie, or are moved, on one line or beyond the border.
-    predictor = Predictor(tiny_sam, shifted(build_adapter(tiny_sam), dx, 0.0))
+    predictor = shifted(tiny_sam, dx, 0.0)
     mask = np.zeros(SIZE, dtype=bool)
     mask[10:40, :20] = True
-    refined = refined_mask(predictor, embedding, image_features(tiny_sam, embedding), mask)
+    refined = refined_mask(predictor, embedding, mask)
     assert not refined[:, 26:].any()
     assert refined[25].sum() == pytest.approx(20 if dx > 0 else 17, abs=1.5)
     assert refined[25, 22] == (dx > 0)
 
 
 def test_objects_too_small_to_see_in_the_features_stay_as_they_were(tiny_sam, embedding):
-    predictor = Predictor(tiny_sam, shifted(build_adapter(tiny_sam), 0.48, 0.0))
+    predictor = shifted(tiny_sam, 0.48, 0.0)
     mask = np.zeros(SIZE, dtype=bool)
     mask[5:10, 5:10] = True  # 8 pixels of the input frame: half a cell of the features
     mask[20:40, 30:60] = True
-    refined = refined_mask(predictor, embedding, image_features(tiny_sam, embedding), mask)
+    refined = refined_mask(predictor, embedding, mask)
     assert np.array_equal(refined[:15], mask[:15])
     assert not np.array_equal(refined[15:], mask[15:])
 
@@ -326,7 +326,7 @@ def test_objects_too_small_to_see_in_the_features_stay_as_they_were(tiny_sam, em
 class Tangler(nn.Module):
     """Moves every other point to the far side of the contour."""
 
-    def forward(self, image_features, points):
+    def forward(self, features, points):
         order = torch.arange(points.shape[1])
         order[::2] = order[::2].roll(len(order) // 4)
         return points[:, order]
@@ -334,26 +334,23 @@ class Tangler(nn.Module):
 
 def test_contours_that_would_cross_themselves_stay_as_they_were(tiny_sam, embedding):
     adapter = build_adapter(tiny_sam)
-    adapter.learned.pmm = Tangler()
+    adapter.learned.refiner = Tangler()
     predictor = Predictor(tiny_sam, adapter)
-    features = image_features(tiny_sam, embedding)
-    assert np.array_equal(refined_mask(predictor, embedding, features, blob()), blob())
+    assert np.array_equal(refined_mask(predictor, embedding, blob()), blob())
 
 
 def test_refined_masks_stay_within_the_image(tiny_sam, embedding, adapter):
     everything = np.ones(SIZE, dtype=bool)
-    features = image_features(tiny_sam, embedding)
-    refined = refined_mask(Predictor(tiny_sam, adapter), embedding, features, everything)
+    refined = refined_mask(Predictor(tiny_sam, adapter), embedding, everything)
     assert refined.shape == SIZE
 
 
 def test_an_empty_mask_is_refined_to_an_empty_mask(tiny_sam, embedding, adapter):
-    features = image_features(tiny_sam, embedding)
     empty = np.zeros(SIZE, dtype=bool)
-    assert not refined_mask(Predictor(tiny_sam, adapter), embedding, features, empty).any()
+    assert not refined_mask(Predictor(tiny_sam, adapter), embedding, empty).any()
 
 
 def test_refining_is_refused_where_there_is_nothing_to_refine_with(tiny_sam, embedding, adapter):
-    for one in (None, build_adapter(tiny_sam, pmm=False)):
-        with pytest.raises(ValueError, match="Point Matching Module"):
+    for one in (None, build_adapter(tiny_sam, refines=False)):
+        with pytest.raises(ValueError, match="contour refiner"):
             Predictor(tiny_sam, one).predict(embedding, [POINT], refine=True)

@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from samtune.errors import PromptError
 from samtune.prompts import (
+    MOST_POINTS,
     Prompt,
     box_around,
     center_point,
@@ -64,6 +65,13 @@ def test_a_prompt_of_plain_numbers_has_sams_types():
 def test_a_prompt_that_says_nothing_is_refused_in_words(numbers, told):
     with pytest.raises(PromptError, match=told):
         Prompt.of(**numbers)
+
+
+def test_points_that_would_fill_memory_are_too_many():
+    points = [(float(n % 40), float(n // 40)) for n in range(MOST_POINTS + 1)]
+    assert len(Prompt.of(points=points[:-1]).points) == 1_000
+    with pytest.raises(PromptError, match=r"1,001 points are too many: give at most 1,000"):
+        Prompt.of(points=points)
 
 
 def test_labels_are_0_or_1_and_one_a_point():

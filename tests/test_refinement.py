@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tiny_models import IMAGE_SIZE, build_adapter
 from torch import nn
 
-from samtune.pmm import POINTS, resample_contour
+from samtune.contour_refiner import POINTS
+from samtune.pmm import resample_contour
 from samtune.polygons import Polygon, is_valid, mask_to_polygons, polygons_to_mask
 from samtune.predictor import AT_ONCE, Predictor
-from samtune.prompts import center_point
+from samtune.prompts import Prompt
 from samtune.refinement import contour_moves, refine_polygon
 from samtune.sam import Embedding, input_size
 
@@ -28,7 +29,7 @@ class Shift(nn.Module):
         super().__init__()
         self.offset, self.scale = torch.tensor([dx, dy]), scale
 
-    def forward(self, image_features, points):
+    def forward(self, features, points):
         center = points.mean(dim=1, keepdim=True)
         return ((points - center) * self.scale + center + self.offset).clamp(0, 1)
 
@@ -41,7 +42,7 @@ def embedding(tiny_sam):
 
 def with_module(sam, pmm):
     adapter = build_adapter(sam)
-    adapter.learned.pmm = pmm
+    adapter.learned.refiner = pmm
     return Predictor(sam, adapter)
 
 
@@ -66,32 +67,29 @@ def test_each_round_moves_the_points_again(tiny_sam, embedding, rounds):
     assert polygon.exterior.shape == (POINTS, 2)
 
 
-def test_every_part_is_decoded_for_a_click_in_its_own_middle(tiny_sam, embedding, monkeypatch):
+def test_every_part_is_decoded_by_plain_sam_for_its_own_box(tiny_sam, embedding):
     centers = [(x, y) for y in (12, 36) for x in (10, 26, 42, 58, 70)]
     assert len(centers) > AT_ONCE
     mask = disks(*centers, radius=5)
-    clicks, features = [], []
-    encode = tiny_sam.encode_prompts
-
-    def encode_prompts(prompts, size):
-        clicks.extend(tuple(prompt.points[0].tolist()) for prompt in prompts)
-        return encode(prompts, size)
+    read = []
 
     class Recorder(Shift):
-        def forward(self, image_features, points):
-            features.append(image_features[0])
+        def forward(self, features, points):
+            read.append((features[0], points[0]))
             return points
 
-    monkeypatch.setattr(tiny_sam, "encode_prompts", encode_prompts)
-    predictor = with_module(tiny_sam, Recorder())
-    predictor.refine_mask(embedding, mask, rounds=1)
-    assert sorted(clicks) == sorted((float(x), float(y)) for x, y in centers)
-    alone = center_point(disks((int(clicks[9][0]), int(clicks[9][1])), radius=5))
-    tokens = predictor.adapter.learned.plm(
-        encode([alone], SIZE), embedding.features[None], tiny_sam.image_pe
-    )
-    expected = decode_prompts(tiny_sam, embedding.features[None], tokens).image_features[0]
-    torch.testing.assert_close(features[9], expected, rtol=1e-3, atol=1e-3)
+    with_module(tiny_sam, Recorder()).refine_mask(embedding, mask, rounds=1)
+    found = {tuple((points.mean(dim=0) * 77 - 0.5).round().int().tolist()) for _, points in read}
+    assert found == set(centers)
+    x, y = (float(length) for length in read[9][1].mean(dim=0) * 77 - 0.5)
+    box = Prompt.of(box=(x - 5, y - 5, x + 5, y + 5))
+    sparse = tiny_sam.encode_prompts([box], SIZE)
+    decoded = decode_prompts(tiny_sam, embedding.features[None], sparse, outputs=[0])
+    cells = decoded.image_features.mT.unflatten(2, (8, 8))
+    expected = tiny_sam.decoder.layers.output_upscaling(cells)[0].flatten(1).T
+    torch.testing.assert_close(read[9][0][:, :32], expected, rtol=1e-2, atol=2e-2)
+    logits = decoded.low_res_logits.flatten()
+    torch.testing.assert_close(read[9][0][:, 32], logits, rtol=1e-2, atol=5e-2)
 
 
 def test_what_cannot_be_refined_is_the_same_pixels_as_before(tiny_sam, embedding):
@@ -132,23 +130,23 @@ def ring(outer=20, inner=10):
 class HolesOnly(Shift):
     """Moves a hole of up to so many shares of the square across, and no exterior."""
 
-    def forward(self, image_features, points):
+    def forward(self, features, points):
         small = float((points.amax(dim=1) - points.amin(dim=1)).max()) < 0.4
-        return super().forward(image_features, points) if small else points
+        return super().forward(features, points) if small else points
 
 
 def test_a_hole_is_moved_like_an_outer_contour(tiny_sam, embedding):
-    cells = torch.zeros(64, 256)
-    refined = refine_polygon(ring(), HolesOnly(dx=3 / 77), cells, embedding, rounds=1)
+    features = torch.zeros(32 * 32, 33)
+    refined = refine_polygon(ring(), HolesOnly(dx=3 / 77), features, embedding, rounds=1)
     (hole,) = refined.holes
     assert shapely.Polygon(hole).centroid.x == pytest.approx(41, abs=0.1)
     assert as_shapely(refined).is_valid
 
 
 def test_holes_that_would_leave_their_object_stay(tiny_sam, embedding):
-    cells = torch.zeros(64, 256)
+    features = torch.zeros(32 * 32, 33)
     before = ring()
-    refined = refine_polygon(before, HolesOnly(dx=14 / 77), cells, embedding, rounds=1)
+    refined = refine_polygon(before, HolesOnly(dx=14 / 77), features, embedding, rounds=1)
     assert refined.holes is before.holes
     assert refined.exterior.shape == (POINTS, 2)
 
@@ -158,15 +156,15 @@ def test_refined_polygons_are_valid_whatever_the_module_says(seed, strength):
     generator = torch.Generator().manual_seed(seed)
 
     class Random(nn.Module):
-        def forward(self, image_features, points):
+        def forward(self, features, points):
             noise = torch.randn(points.shape, generator=generator)
             smooth = torch.fft.irfft(torch.fft.rfft(noise, dim=1)[:, :5], n=POINTS, dim=1)
             return points + strength * 0.1 * smooth
 
-    cells = torch.zeros(64, 256)
+    features = torch.zeros(32 * 32, 33)
     embedding = Embedding(torch.zeros(256, 8, 8), SIZE, input_size(SIZE, IMAGE_SIZE))
     before = ring()
-    refined = refine_polygon(before, Random(), cells, embedding, rounds=2)
+    refined = refine_polygon(before, Random(), features, embedding, rounds=2)
     moved = [hole for hole in refined.holes if hole is not before.holes[0]]
     if refined.exterior is before.exterior:
         assert refined.holes is before.holes
@@ -181,7 +179,7 @@ def test_refined_polygons_are_valid_whatever_the_module_says(seed, strength):
 def test_a_mask_of_another_size_is_the_caller_s_mistake(tiny_sam, embedding):
     with pytest.raises(ValueError, match="mask of"):
         with_module(tiny_sam, Shift()).refine_mask(embedding, np.ones((50, 50), bool))
-    with pytest.raises(ValueError, match="Point Matching Module"):
+    with pytest.raises(ValueError, match="contour refiner"):
         Predictor(tiny_sam).refine_mask(embedding, np.ones(SIZE, bool))
 
 

@@ -3,18 +3,27 @@
 import base64
 import io
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_reference_fit import colour_photo, write_pair
 from tiny_models import build_adapter
+from upstream import sharpen
 
+from samtune.curves import Curves, Start
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import ALL_KINDS, evaluate, prompts_for
+from samtune.found_scores import score_found
 from samtune.images import read_image
+from samtune.obedience import measure_obedience
 from samtune.predictor import Predictor
+from samtune.presence import PresenceHead
+from samtune.reference_fit import fit_references
 from samtune.report import Source, make_report
+from samtune.report_page import render
 from samtune.sam_f import SamF, fit_sam_f
 from samtune.stages import Stages
 
@@ -28,6 +37,7 @@ def dataset(toy_folder):
 def sources(tiny_sam, tmp_path_factory):
     file = tmp_path_factory.mktemp("adapters") / "a.safetensors"
     adapter = build_adapter(tiny_sam)
+    adapter.learned.presence = sharpen(PresenceHead(), seed=3).requires_grad_(False)
     adapter.save(file)
     return [
         Source("plain SAM", Predictor(tiny_sam)),
@@ -142,10 +152,9 @@ def test_pictures_show_the_objects_with_the_scores_in_the_numbers(report):
             about = numbers["objects"][index]
             assert picture.image == about["image"]
             before, _, after = (one["iou"] for one in about["prompts"]["center"][0]["scores"])
-            shown = [score for _, score in picture.views]
-            assert shown == pytest.approx([before, after], abs=2e-3)
-            for address, _ in picture.views:
-                data = base64.b64decode(address.removeprefix("data:image/jpeg;base64,"))
+            assert [view.iou for view in picture.views] == pytest.approx([before, after], abs=2e-3)
+            for view in picture.views:
+                data = base64.b64decode(view.address.removeprefix("data:image/jpeg;base64,"))
                 assert max(Image.open(io.BytesIO(data)).size) == 200
 
 
@@ -183,14 +192,78 @@ def test_maps_are_of_different_objects_and_have_numbers(report):
         assert all(source["clicks"] > 10 for source in one["sources"])
 
 
-def test_an_adapter_that_was_trained_on_these_files_is_told(dataset, tiny_sam, sources, report):
-    assert report.numbers["adapters"][0]["trained_on_this_data"] is False
+def test_presence_stands_with_every_answer_and_with_the_pictures(report, dataset, sources):
+    numbers = report.numbers
+    for index, thing in enumerate(dataset.objects):
+        image = read_image(dataset.pairs[thing.image_index].image)
+        _, embedding = EmbeddingCache().encode(image, sources[1].predictor.sam)
+        for kind in ALL_KINDS:
+            prompts = prompts_for(thing.mask(), kind, thing.image_index, 0)
+            expected = sources[1].predictor.presence(embedding, prompts)
+            asked = numbers["objects"][index]["prompts"][kind]
+            found = [one["scores"][2]["presence"] for one in asked]
+            assert found == pytest.approx(expected, abs=1e-4)
+            assert {one["scores"][0]["presence"] for one in asked} == {None}  # plain SAM
+    for index, picture in zip(numbers["worst"], report.worst, strict=True):
+        plain, adapted = (view.presence for view in picture.views)
+        (asked,) = numbers["objects"][index]["prompts"]["center"]
+        assert plain is None
+        assert adapted == pytest.approx(asked["scores"][2]["presence"], abs=1e-4)
+
+
+def test_clicks_beside_the_objects_are_those_of_evaluate(report, dataset, tiny_sam, sources):
+    predictors = [source.predictor for source in sources]
+    plain, adapted = measure_obedience(dataset, tiny_sam, predictors, EmbeddingCache())
+    assert report.obedience == [plain, adapted]
+    beside = [source["beside"] for source in report.numbers["sources"]]
+    assert beside == [asdict(plain), None, asdict(adapted)]  # SAM-F has no presence to judge
+    assert adapted.missed is not None
+
+
+def test_what_is_found_without_a_click_is_scored_for_who_can_find(tiny_sam, sources, tmp_path):
+    # Nearly all of the images is of the reference's colour, so that a random mask of it is of it.
+    red, cache = (250, 20, 20), EmbeddingCache()
+    write_pair(tmp_path / "one", "a.png", *colour_photo(red))
+    for seed in (1, 2):
+        image, mask = colour_photo(red, at=(30, 30), seed=seed)
+        image[:, 20:] = red
+        write_pair(tmp_path / "some", f"{seed}.png", image, mask)
+    one, some = (load_dataset(tmp_path / name) for name in ("one", "some"))
+    fitted = fit_references(one, tiny_sam, cache, "persam", checkpoint_name="tiny")
+    finder = Predictor(tiny_sam, fitted.adapter)
+    finding = [*sources[:1], Source("finder", finder, tmp_path / "finder.safetensors")]
+    made = make_report(some, finding, cache, "tiny", stages=Stages(), max_objects=2)
+    expected = score_found(some, finder, cache, 2)
+    assert expected.iou > 0
+    assert made.found == [None, expected]
+    by_source = [source["found"] for source in made.numbers["sources"]]
+    assert by_source == [None, None, asdict(expected)]
+    shares = [expected.iou, expected.precision, expected.recall]
+    cells = "".join(f"<td>{100 * share:.1f}</td>" for share in shares)
+    assert cells in render(made)
+
+
+def test_curves_of_a_fit_are_among_the_numbers(dataset, sources):
+    steps = Start(0.1, (2, 4, 6), (0.9, float("nan"), 0.5), (1e-3, 5e-4, 1e-4))
+    other = Start(1.0, (2,), (2.5,), (1e-3,))
+    curves = Curves(steps, (other,), ((3, 0.5), (6, 0.75)), 0.25, "finished")
     one = dataset.subset([0])
-    adapter = build_adapter(tiny_sam, pmm=False)
-    adapter.info.data["sha256"] = one.fingerprint()
-    seen = [sources[0], Source("seen", Predictor(tiny_sam, adapter), sources[1].adapter)]
-    again = make_report(one, seen, EmbeddingCache(), "tiny", stages=Stages())
-    assert again.numbers["adapters"][0]["trained_on_this_data"] is True
+    made = make_report(one, sources[:1], EmbeddingCache(), "tiny", stages=Stages(), curves=curves)
+    training = json.loads(json.dumps(made.numbers["training"], allow_nan=False))
+    assert training == {
+        "chosen": {
+            "first_offset": 0.1,
+            "seen": [2, 4, 6],
+            "losses": [0.9, None, 0.5],
+            "learning_rates": [1e-3, 5e-4, 1e-4],
+        },
+        "given_up": [{"first_offset": 1.0, "seen": [2], "losses": [2.5], "learning_rates": [1e-3]}],
+        "looks": [[3, 0.5], [6, 0.75]],
+        "base_iou": 0.25,
+        "stopped": "finished",
+        "tried": [],
+        "kept": 1,
+    }
 
 
 def test_cost_names_each_stage(report):
@@ -199,6 +272,7 @@ def test_cost_names_each_stage(report):
         "encoding",
         "scoring plain SAM",
         "scoring a",
+        "clicking beside",
         "fitting and scoring SAM-F",
         "pictures",
         "sensitivity",

@@ -1,21 +1,24 @@
 """The page: whole, self-contained, and with the report's own numbers."""
 
+import copy
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from tiny_models import build_adapter
+from upstream import sharpen
 
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.predictor import Predictor
+from samtune.presence import PresenceHead
 from samtune.report import PROMPTS, Source, make_report
 from samtune.report_page import render
 from samtune.stages import Stages
 
 NAME = "<b>a & 'b'"  # a file may be called so
-EMPTY = {"meta", "img", "line", "circle", "br"}  # elements without an end
+EMPTY = {"meta", "img", "line", "circle", "polyline", "br"}  # elements without an end
 
 
 class Page(HTMLParser):
@@ -49,7 +52,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def report(toy_folder, tiny_sam, tmp_path_factory):
     file = tmp_path_factory.mktemp("adapters") / "x.safetensors"
-    adapter = build_adapter(tiny_sam, pmm=False)  # refining noise takes long
+    adapter = build_adapter(tiny_sam, refines=False)  # refining noise takes long
+    adapter.learned.presence = sharpen(PresenceHead(), seed=3).requires_grad_(False)
     adapter.save(file)
     sources = [
         Source("plain SAM", Predictor(tiny_sam)),
@@ -136,11 +140,46 @@ def test_dark_and_light_are_the_reader_s_choice(report):
     assert '<meta name="viewport"' in text
 
 
-def test_an_adapter_that_saw_these_files_gets_a_warning(report, page):
+@pytest.mark.parametrize(("seen", "words"), [(4, "all of these 4 images"), (3, "3 of these 4")])
+def test_an_adapter_that_saw_these_images_gets_a_warning(report, page, seen, words):
     assert "seen in training" not in page.text
-    seen = [{**about, "trained_on_this_data": True} for about in report.numbers["adapters"]]
-    changed = replace(report, numbers={**report.numbers, "adapters": seen})
-    assert "seen in training" in Page(render(changed)).text
+    about = [{**one, "images_seen_in_training": seen} for one in report.numbers["adapters"]]
+    text = Page(render(replace(report, numbers={**report.numbers, "adapters": about}))).text
+    assert "seen in training" in text
+    assert f"learned from {words}" in text
+
+
+def test_clicks_beside_the_objects_have_a_table(report, page):
+    plain, _, adapted = (source["beside"] for source in report.numbers["sources"])
+    assert f"{adapted['clicks']} clicks on places" in page.text
+    shares = ("false_responses", "false_alarms", "false_and_present", "missed")
+    cells = " ".join(f"{100 * adapted[name]:.1f}" for name in shares)
+    assert f"{NAME} {cells}" in page.text
+    assert f"plain SAM {100 * plain['false_responses']:.1f} – – –" in page.text
+    # Where objects fill all images, nothing is beside them.
+    nowhere = [{**source, "beside": None} for source in report.numbers["sources"]]
+    changed = replace(report, numbers={**report.numbers, "sources": nowhere})
+    assert "Clicks beside" not in Page(render(changed)).text
+
+
+def test_missed_objects_are_listed_the_surest_first(report):
+    objects = copy.deepcopy(report.numbers["objects"])
+    for thing, presence in zip(objects, (0.4, 0.6, 0.1, 0.5), strict=True):
+        thing["prompts"]["center"][0]["scores"][2]["presence"] = presence
+    text = Page(render(replace(report, numbers={**report.numbers, "objects": objects}))).text
+    surest, other = (
+        f"{thing['image']}, at x {thing['bbox'][0]}, y {thing['bbox'][1]}: presence"
+        for thing in (objects[2], objects[0])
+    )
+    assert f"{NAME} misses 2 objects {surest} 10.0 {other} 40.0" in text
+    assert "plain SAM misses" not in text
+
+
+def test_pictures_tell_the_presence(report, page):
+    for picture in (*report.worst, *report.best):
+        before, after = picture.views
+        words = f"plain SAM {100 * before.iou:.1f} {NAME} {100 * after.iou:.1f} presence "
+        assert f"{words}{100 * after.presence:.1f}" in page.text
 
 
 def test_the_class_and_what_was_left_out_are_told(report, page):

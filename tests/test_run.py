@@ -5,6 +5,7 @@ import time
 import pytest
 
 from samtune.config import FitConfig
+from samtune.curves import Start
 from samtune.learner import EncodedImages
 from samtune.run import TrainingRun
 from samtune.supervision import Supervision
@@ -13,8 +14,8 @@ from samtune.supervision import Supervision
 class Playback:
     """A learner of two objects a step whose losses are known beforehand."""
 
-    def __init__(self, losses, takes=lambda: None):
-        self.to_come, self.takes = iter(losses), takes
+    def __init__(self, first_offset, losses, takes=lambda: None):
+        self.first_offset, self.to_come, self.takes = first_offset, iter(losses), takes
         self.losses, self.step, self.total = [], 0, 80
 
     steps = property(lambda self: self.total // 2)
@@ -27,6 +28,11 @@ class Playback:
 
     def held_out_iou(self, held_out, *, plain=False):
         return 0.5
+
+    @property
+    def course(self):
+        seen = range(2, 2 * self.step + 1, 2)
+        return Start(self.first_offset, tuple(seen), tuple(self.losses), (1e-3,) * self.step)
 
     @property
     def average(self):
@@ -55,12 +61,19 @@ def test_the_start_whose_loss_is_lower_at_the_end_of_the_probe_goes_on(
     tiny_sam, small, large, chosen
 ):
     config = FitConfig(first_offsets=(0.1, 1.0), batch_size=2, probe_objects=40, pmm=False)
-    learners = {0.1: Playback(small + [0.0] * 20), 1.0: Playback(large + [0.0] * 20)}
+    known = {0.1: small, 1.0: large}
+    learners = {offset: Playback(offset, losses + [0.0] * 20) for offset, losses in known.items()}
     run = playing_back(learners, tiny_sam, config)
     run.train(lambda progress: None, lambda: None)
+    curves = run.curves
     assert run.learner is learners[chosen]
     assert run.learner.step == 40
-    assert learners[0.1 if chosen == 1.0 else 1.0].step == 20
+    (other,) = set(known) - {chosen}
+    assert learners[other].step == 20
+    assert curves.chosen.losses == (*known[chosen], *[0.0] * 20)
+    assert [(start.first_offset, start.losses) for start in curves.given_up] == [
+        (other, tuple(known[other]))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +98,10 @@ def test_a_training_is_planned_to_end_within_the_time_that_the_probe_leaves(
     config = FitConfig(
         first_offsets=(0.1, 1.0), batch_size=2, probe_objects=40, pmm=False, max_minutes=minutes
     )
-    learners = {0.1: Playback([9.0] * 40, takes), 1.0: Playback([1.0] * 40, takes)}
+    learners = {
+        0.1: Playback(0.1, [9.0] * 40, takes),
+        1.0: Playback(1.0, [1.0] * 40, takes),
+    }
     run = playing_back(learners, tiny_sam, config)
     left = []
     assert run.train(lambda progress: left.append(progress.seconds_left), lambda: None) == stopped

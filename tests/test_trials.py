@@ -9,6 +9,7 @@ import torch
 import samtune.trials
 from samtune.adapter import Adapter
 from samtune.config import FitConfig
+from samtune.curves import Curves, Start
 from samtune.dataset import folds, load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
@@ -35,7 +36,7 @@ class Scored:
     log: list[tuple[float, str, str, int]]
     speed = 1.0
 
-    def __init__(self, sam, config, images, objects, held_out, total):
+    def __init__(self, sam, config, images, objects, held_out, total, processes):
         (self.start,) = config.first_offsets
         self.held_out = "".join(held_out)
         self.trained, self.total, self.limit = total, total, config.max_minutes
@@ -45,6 +46,11 @@ class Scored:
     objects_per_second = property(lambda self: self.speed)
     best_iou = property(lambda self: self.table.get((self.start, self.held_out), -1.0))
     best = property(lambda self: {"selector": (self.start, self.held_out)})
+
+    @property
+    def curves(self):
+        course = Start(self.start, (self.total,), (float(len(self.held_out)),), (1e-3,))
+        return Curves(course, (), (), 0.25 if self.held_out else None, "finished")
 
     def train(self, on_progress, save_state):
         on_progress(Progress("train", self.total, self.total))
@@ -107,6 +113,21 @@ def test_with_objects_held_out_for_good_the_best_trial_is_kept(known):
     assert trials.best_modules() == (0.0, "d")
 
 
+def test_curves_are_those_of_the_training_that_is_kept_and_of_the_other_starts(known):
+    curves = known({(0.0, "d"): 0.3, (1.0, "d"): 0.7}, [("abc", "d")], None).curves
+    assert curves.chosen == Start(1.0, (8,), (1.0,), (1e-3,))
+    assert curves.given_up == (Start(0.0, (8,), (1.0,), (1e-3,)),)
+    assert (curves.looks, curves.base_iou) == (((8, 0.7),), 0.25)
+    assert curves.tried == ((0.0, 0.3), (1.0, 0.7))
+    # Of turns it is the last training, on everything: nobody could look at it.
+    table = {(start, held): 0.5 - 0.1 * start for start in (0.0, 1.0) for _, held in THREE}
+    curves = known(table, THREE, "abcd").curves
+    assert curves.chosen == Start(0.0, (8,), (0.0,), (1e-3,))
+    assert [start.losses for start in curves.given_up] == [(1.0,), (2.0,), (1.0,)]
+    assert (curves.looks, curves.base_iou) == ((), None)
+    assert curves.tried == ((0.0, pytest.approx(0.5)), (1.0, pytest.approx(0.4)))
+
+
 def test_several_trials_of_which_none_could_be_kept_are_refused():
     with pytest.raises(ValueError, match="none is the one to keep"):
         Trials(None, QUICK, None, [Split([], []), Split([], [])], None)
@@ -119,6 +140,15 @@ def test_progress_runs_through_all_trainings_to_its_end(known):
     assert {progress.total for progress in trials.told} == {done[-1]} == {trials.seen}
     left = [progress.seconds_left for progress in trials.told]
     assert left == [done[-1] - one for one in done]
+
+
+def test_trials_see_fewer_objects_than_the_training_whose_weights_are_kept(known):
+    config = replace(QUICK, mixture_objects=20, few_objects=100, trial_objects=40, few_passes=30)
+    table = {(start, held): 0.1 * start for start in (0.0, 1.0) for _, held in THREE}
+    known(table, THREE, "abcd", config)
+    assert [entry[3] for entry in Scored.log] == [20, 40, 20, 40, 20, 40, 120]
+    known({}, [("abc", "d")], None, config)
+    assert [entry[3] for entry in Scored.log] == [20, 100]
 
 
 def test_a_time_limit_is_shared_by_all_trainings(known, monkeypatch):
@@ -140,6 +170,7 @@ def run(toy_folder, tiny_sam, tmp_path_factory):
 
     def run_fit(config=QUICK, **options):
         options.setdefault("state_path", tmp_path_factory.mktemp("state") / "state.resume")
+        config = replace(config, objects=16)  # little work on refining, too
         return fit(dataset, None, tiny_sam, embeddings, config, checkpoint_name="tiny", **options)
 
     return run_fit
@@ -182,6 +213,7 @@ def test_an_interrupted_fit_of_few_masks_ends_as_if_it_had_not_been(run, whole, 
     first = min(progress.done for progress in again if progress.phase == "train")
     assert first > moment - 10
     assert same(resumed, whole)
+    assert resumed.curves == whole.curves
     assert resumed.adapter.info == whole.adapter.info
 
 
@@ -192,7 +224,7 @@ def test_without_a_plm_the_answer_is_a_mixture_of_plain_sams_masks(
     assert result.adapter.learned.plm is None
     assert result.adapter.learned.parameters_in_use() == 2_052 + 1_281
     result.adapter.save(tmp_path / "a.safetensors")
-    assert (tmp_path / "a.safetensors").stat().st_size < 5e6  # the PMM's
+    assert (tmp_path / "a.safetensors").stat().st_size < 2e6  # the refiner's
     adapter = Adapter.load(tmp_path / "a.safetensors", tiny_sam)
     embedding = tiny_sam.encode_image(read_image(toy_folder / "images" / "0.png"))
     prompt = Prompt.of(points=[(50, 60)])

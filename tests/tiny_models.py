@@ -5,8 +5,8 @@ from torch import nn
 from upstream import sharpen
 
 from samtune.adapter import Adapter, AdapterInfo, Base
+from samtune.contour_refiner import ContourRefiner
 from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule
 from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam, build_decoder
 from samtune.selector import OutputSelector
@@ -39,7 +39,7 @@ def build_tiny_sam(seed: int = 0) -> Sam:
     return Sam("mobile_sam", encoder, prompt_encoder, mask_decoder, image_size=IMAGE_SIZE)
 
 
-def build_adapter(sam: Sam, seed: int = 0, pmm: bool = True) -> Adapter:
+def build_adapter(sam: Sam, seed: int = 0, refines: bool = True) -> Adapter:
     """An adapter that changes every answer, as if it had been trained for `sam`."""
     info = AdapterInfo(
         method="plm",
@@ -49,10 +49,10 @@ def build_adapter(sam: Sam, seed: int = 0, pmm: bool = True) -> Adapter:
         scores={"base_iou": 0.125, "adapter_iou": 0.75},
         refine_helps=True,
     )
-    modules = PromptLearningModule(), OutputSelector(), PointMatchingModule()
-    plm, selector, point_matching = (
+    modules = PromptLearningModule(), OutputSelector(), ContourRefiner()
+    plm, selector, refiner = (
         sharpen(module, seed + number).requires_grad_(False)
         for number, module in enumerate(modules)
     )
-    learned = PromptLearning(plm, selector, point_matching if pmm else None)
+    learned = PromptLearning(plm, selector, refiner if refines else None)
     return Adapter(info, learned.eval())

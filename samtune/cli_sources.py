@@ -1,0 +1,69 @@
+"""What `samtune segment` gets masks from: plain SAM, or adapters."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from samtune.cli_answers import Source
+from samtune.cli_references import referring
+from samtune.console import Terminal
+from samtune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from samtune.predictor import Predictor
+    from samtune.reference_cells import Marked
+    from samtune.sam import Sam
+
+Refining = Literal["no", "where it helps", "always"]
+
+
+def open_source(
+    terminal: Terminal,
+    sam: "Sam",
+    references: list["Marked"],
+    refining: Refining,
+    path: Path | None,
+    label: str,
+    *,
+    every_cell: bool,
+) -> Source:
+    """An adapter, or plain SAM."""
+    from samtune.adapter import Adapter
+    from samtune.predictor import Predictor
+
+    if path is None:
+        return Source(None, Predictor(sam, every_cell=every_cell), refine=False, label=label)
+    adapter = referring(Adapter.load(path, sam), references, sam)
+    predictor = Predictor(sam, adapter, every_cell=every_cell)
+    refine = refining != "no" and shall_refine(terminal, path, predictor, refining == "always")
+    return Source(path, predictor, refine, label)
+
+
+def shall_refine(
+    terminal: Terminal, path: Path, predictor: "Predictor", always: bool, *, coarse: bool = False
+) -> bool:
+    """Whether to refine with an adapter; says so if it did not help where that was measured.
+
+    Args:
+        terminal: where to say so.
+        path: the adapter, as the user named it.
+        predictor: with it.
+        always: whatever was measured.
+        coarse: masks of other tools, not the adapter's own.
+
+    Raises:
+        AdapterError: it cannot refine.
+    """
+    assert predictor.adapter is not None
+    if predictor.adapter.learned.refiner is None:
+        raise AdapterError(
+            f"{path} cannot refine: it has no contour refiner, which `fit` trains for --method plm "
+            "unless --no-pmm is given, and did not yet when older adapters were made. Fit it anew "
+            "to refine with it."
+        )
+    info = predictor.adapter.info
+    helped = info.refine_helps_coarse if coarse else info.refine_helps
+    if not helped:
+        stays = "refining all the same" if always else "so masks stay as they are"
+        what = "coarse masks of its held-out objects" if coarse else "its held-out objects"
+        terminal.say(f"{path}: refining did not help on {what}, {stays}")
+    return helped or always

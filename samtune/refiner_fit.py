@@ -1,0 +1,246 @@
+"""Fit an adapter's contour refiner: from rough contours of the training objects to the true ones.
+
+Plain SAM decodes each object for a box or two. What lies across rough contours of it
+(rough_contours.py) is kept, so that a step of training needs no decoder and takes milliseconds.
+"""
+
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samtune.config import FitConfig
+from samtune.contour_refiner import PLACES, ContourRefiner, sample_across
+from samtune.learner import EncodedImages
+from samtune.masks import DatasetObject
+from samtune.metrics import iou
+from samtune.refinement import SMALLEST, box_features
+from samtune.rough_contours import SHARES, ObjectWindow, RoughContour
+from samtune.sam import Sam, input_size
+
+BOXES = 160  # that objects are decoded for, evenly from more; fewer are decoded again
+_BOX = 0.05  # of an object's size: how far each side of its box is off, at most
+_CONTOURS = 16  # rough ones for each box
+STEPS = 400  # of training
+_BATCH = 16  # contours a step
+_RATE, _DECAY, _WARMUP = 2e-3, 0.01, 20  # AdamW; steps of linear warm-up, then a cosine to 0
+_OFFSET_WEIGHT, _BETA = 4.0, 0.05  # smooth L1, in reaches
+_PLACES_WEIGHT = 0.2  # of telling the place among those across the contour
+_UNSEEN = 0.3  # weight of points whose boundary is out of reach
+_ALIKE = 0.5  # IoU from which on SAM's own mask is a rough one of the object
+_WAVED = 0.3  # of the contours that are exact otherwise
+_AIM = 0.8  # deviation of the aimed-at distribution, in places
+
+
+@dataclass(frozen=True, eq=False)
+class Profiles:
+    """What lies across N rough contours, and where the boundary is.
+
+    Attributes:
+        features: (N, K, PLACES, C) float16.
+        points: (N, K, 2) xy shares of the padded square.
+        offsets: (N, K) as shares of the reach.
+        seen: (N, K) whether the boundary is within it.
+    """
+
+    features: Tensor
+    points: Tensor
+    offsets: Tensor
+    seen: Tensor
+
+
+def fit_refiners(
+    sam: Sam,
+    images: EncodedImages,
+    things: Sequence[DatasetObject],
+    parts: Sequence[Collection[int]],
+    config: FitConfig,
+    seconds: float,
+    *,
+    on_progress: Callable[[int, int], None],
+) -> list[ContourRefiner | None]:
+    """Learn from all objects, and once more for each part of the images without it.
+
+    Args:
+        sam: the frozen model.
+        images: the embeddings of all images that objects are in.
+        things: the objects.
+        parts: images that take turns in being held out (trials.py); may be none. Those refiners,
+            which are for scoring alone, share the work of one.
+        config: the fit's settings.
+        seconds: that all may take.
+        on_progress: called with the steps done and of all.
+
+    Returns:
+        One of everything, then one for each part.
+    """
+    share, turns = share_of_refining(config, len(things)), len(parts)
+    lots = [(things, share)]
+    for part in parts:
+        lots.append(([one for one in things if one.image_index not in part], share / turns))
+    total, before, fitted = sum(_steps(some) for _, some in lots), 0, []
+    for objects, some in lots:
+        fitted.append(
+            fit_refiner(
+                sam,
+                images,
+                objects,
+                config.seed,
+                share=some,
+                seconds=seconds * some / sum(each for _, each in lots),
+                on_progress=lambda done, _, before=before: on_progress(before + done, total),  # type: ignore[misc]
+            )
+        )
+        before += _steps(some)
+    return fitted
+
+
+def share_of_refining(config: FitConfig, count: int) -> float:
+    """How much of the usual work is due, given so many objects: a short fit is to stay short."""
+    planned = config.objects if config.epochs is None else config.epochs * count
+    return min(1.0, planned / FitConfig.objects)
+
+
+def _steps(share: float) -> int:
+    return max(1, round(share * STEPS))
+
+
+def fit_refiner(
+    sam: Sam,
+    images: EncodedImages,
+    things: Sequence[DatasetObject],
+    seed: int,
+    *,
+    share: float = 1.0,
+    seconds: float = math.inf,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ContourRefiner | None:
+    """Learn from the training objects.
+
+    Args:
+        sam: the frozen model.
+        images: the embeddings of all images that objects are in.
+        things: the objects.
+        seed: the same seed gives the same refiner.
+        share: of the boxes and steps, for short fits.
+        seconds: after which it ends with what was learned so far.
+        on_progress: called with the steps done and of all.
+
+    Returns:
+        The refiner; None where every object is a speck.
+    """
+    started = time.monotonic()
+    rng = np.random.default_rng([seed, 5])
+    boxes, steps = max(1, round(share * BOXES)), _steps(share)
+    profiles = _profiles(sam, images, things, boxes, rng, seconds / 2)
+    if profiles is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        refiner = ContourRefiner(profiles.features.shape[-1])
+    refiner.normalise(profiles.features)
+    refiner.to(sam.device)
+    optimizer = torch.optim.AdamW(refiner.parameters(), _RATE, weight_decay=_DECAY)
+    for step in range(steps):
+        if time.monotonic() - started > seconds:
+            break
+        rate = min(1, (step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = _RATE * rate
+        chosen = torch.from_numpy(rng.integers(len(profiles.points), size=_BATCH))
+        optimizer.zero_grad()
+        torch.autograd.backward(_loss(refiner, profiles, chosen))
+        optimizer.step()
+        on_progress(step + 1, steps)
+    return refiner.requires_grad_(False).eval()
+
+
+def _profiles(
+    sam: Sam,
+    images: EncodedImages,
+    things: Sequence[DatasetObject],
+    boxes: int,
+    rng: np.random.Generator,
+    seconds: float,
+) -> Profiles | None:
+    """Decode objects and outline them roughly, for so long at most."""
+    started = time.monotonic()
+    features: list[Tensor] = []
+    contours: list[RoughContour] = []
+    evenly = np.linspace(0, len(things) - 1, boxes).round().astype(int)
+    for position in rng.permutation(evenly).tolist():
+        if contours and time.monotonic() - started > seconds:
+            break
+        seen, drawn = _look_at(sam, images, things[position], rng)
+        if drawn:
+            features.append(seen)
+            contours += drawn
+    if not contours:
+        return None
+    points, offsets, within = (
+        torch.from_numpy(np.stack(part)).to(sam.device)
+        for part in zip(*((one.points, one.offsets, one.seen) for one in contours), strict=True)
+    )
+    return Profiles(torch.cat(features), points, offsets, within)
+
+
+@torch.inference_mode()
+def _look_at(
+    sam: Sam, images: EncodedImages, thing: DatasetObject, rng: np.random.Generator
+) -> tuple[Tensor, list[RoughContour]]:
+    """Rough contours of an object, and the profiles of what SAM makes of a box around it.
+
+    There are none of objects that are too small to be refined.
+    """
+    x0, y0, x1, y1 = thing.box
+    scale = max(input_size(thing.size, sam.image_size)) / max(thing.size)
+    if min(x1 - x0, y1 - y0) * scale < SMALLEST:
+        return torch.empty(0), []
+    embedded = images.batch([thing.image_index])
+    image = sam.decoder.prepare(embedded, sam.image_pe, sam.no_mask)
+    upscaled = box_features(sam, image, _box_near(thing, sam.image_size, rng)[None])
+    window, side = ObjectWindow.of(thing, sam.image_size), math.isqrt(upscaled.shape[1])
+    logits = upscaled[0, :, -1].view(side, side).cpu().numpy()
+    seen, drawn = window.seen_in(logits), []
+    for kind in rng.choice(list(SHARES), _CONTOURS, p=list(SHARES.values())):
+        mask = window.coarse(kind, rng)
+        if kind == "sam" and iou(seen, mask) > _ALIKE:
+            mask = seen
+        waves = kind != "exact" or rng.random() < _WAVED
+        contour = window.rough_contour(mask, side, rng, waves=waves)
+        if contour is not None:
+            drawn.append(contour)
+    if not drawn:
+        return torch.empty(0), []
+    points = torch.from_numpy(np.stack([one.points for one in drawn])).to(sam.device)
+    return sample_across(upscaled.expand(len(drawn), -1, -1), points).half(), drawn
+
+
+def _box_near(
+    thing: DatasetObject, image_size: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """A box around an object, a little off as those of rough contours are; in the input frame."""
+    frame = np.array(input_size(thing.size, image_size)[::-1])
+    x0, y0, x1, y1 = thing.box
+    off = rng.uniform(-_BOX, _BOX, 4) * math.sqrt((x1 - x0) * (y1 - y0))
+    corners = np.array([x0, y0, x1 - 1, y1 - 1]) + off
+    corners = corners.clip(0, np.tile(thing.size[::-1], 2) - np.float64(1))
+    return np.asarray(corners * np.tile(frame / thing.size[::-1], 2), dtype=np.float32)
+
+
+def _loss(refiner: ContourRefiner, profiles: Profiles, chosen: Tensor) -> Tensor:
+    """How far the offsets are off, and how well the place among those across is told."""
+    aims, seen = profiles.offsets[chosen], profiles.seen[chosen]
+    offsets, logits = refiner.judge(profiles.features[chosen].float(), profiles.points[chosen])
+    weights = torch.where(seen, 1.0, _UNSEEN)
+    places = torch.linspace(-1, 1, PLACES, device=aims.device)
+    away = (places - aims[..., None]) * (PLACES - 1) / 2  # in steps from place to place
+    wanted = (-0.5 * (away / _AIM).square()).softmax(dim=2)
+    told = -(wanted * logits.log_softmax(dim=2)).sum(dim=2)
+    off = F.smooth_l1_loss(offsets, aims, reduction="none", beta=_BETA)
+    return ((_OFFSET_WEIGHT * off + _PLACES_WEIGHT * told) * weights).mean()
