@@ -18,10 +18,10 @@ from torch import nn
 
 from samtune.adapter import FORMAT_VERSION, Adapter, AdapterInfo, Base
 from samtune.config import FitConfig
+from samtune.contour_refiner import ContourRefiner
 from samtune.finding import find_objects
 from samtune.persam import Persam, PersamF
 from samtune.plm import PromptLearningModule
-from samtune.pmm import PointMatchingModule
 from samtune.predictor import Predictor
 from samtune.presence import PresenceHead
 from samtune.prompt_learning import PromptLearning
@@ -83,10 +83,13 @@ def golden_sam() -> Sam:
 def learned(method: str, sam: Sam) -> nn.Module:
     """What an adapter of a method holds: for plm few numbers of its matrices are not 0."""
     if method == "plm":
-        parts = PromptLearningModule(), OutputSelector(), PointMatchingModule(), PresenceHead()
-        plm, selector, pmm, head = (fill(m, 20_000 + n * 100, 1 / 64) for n, m in enumerate(parts))
-        pmm.load_state_dict({k: v / 32 for k, v in pmm.state_dict().items()})
-        return PromptLearning(plm, selector, pmm, head).eval()
+        parts = PromptLearningModule(), OutputSelector(), ContourRefiner(), PresenceHead()
+        plm, selector, refiner, head = (
+            fill(part, 20_000 + number * 100, 1 / 64) for number, part in enumerate(parts)
+        )
+        refiner.load_state_dict({name: one / 32 for name, one in refiner.state_dict().items()})
+        refiner.deviation.fill_(1)
+        return PromptLearning(plm, selector, refiner, head).eval()
     target, where, what = (drawn(seed, (256,)).astype(np.float32) for seed in (31, 32, 33))
     directions = Direction(2 * where, -1.5), Direction(2 * what, -1.5)
     if method == "persam":
