@@ -161,7 +161,7 @@ def test_sensitivity_takes_it_and_refine_and_export_say_why_not(adapter):
     words = ["--mask", mask, "--adapter", adapter, "--clicks", 4]
     assert run("sensitivity", "data/images/one.png", *words).exit_code == 0
     refused = run("refine", mask, "--image", "data/images/one.png", "--adapter", adapter)
-    assert "no Point Matching Module" in one_error(refused)
+    assert "no contour refiner" in one_error(refused)
     assert "cannot be exported" in one_error(run("export", adapter, "-o", "onnx"))
     assert not Path("onnx").exists()
 
