@@ -25,7 +25,7 @@ MOMENTS = {
     "fitting the presence": "samtune.training:fit_presence@1",
     "scoring": "samtune.predictor:Predictor.predict@2",
     "saving the adapter, half-written": "pathlib:Path.write_bytes@9",  # 8 embeddings before
-    "the adapter saved, the state not yet removed": "pathlib:Path.unlink@21",
+    "the adapter saved, the state not yet removed": "pathlib:Path.unlink@23",
 }
 
 
