@@ -16,7 +16,7 @@ import torch
 from tiny_models import build_tiny_sam
 from torch import nn
 
-from samtune.adapter import FORMAT_VERSION, Adapter, AdapterInfo, Base
+from samtune.adapter import FORMAT_VERSION, METHODS, Adapter, AdapterInfo, Base
 from samtune.config import FitConfig
 from samtune.contour_refiner import ContourRefiner
 from samtune.finding import find_objects
@@ -26,9 +26,11 @@ from samtune.predictor import Predictor
 from samtune.presence import PresenceHead
 from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt
+from samtune.reference_prompting import ReferencePrompting
 from samtune.sam import Sam
 from samtune.selector import OutputSelector
 from samtune.targets import Direction
+from samtune.vrp import VisualReferencePrompts
 
 FOLDER = Path(__file__).with_name("golden")
 SIZE = (90, 120)  # (H, W) of the image
@@ -90,6 +92,10 @@ def learned(method: str, sam: Sam) -> nn.Module:
         refiner.load_state_dict({name: one / 32 for name, one in refiner.state_dict().items()})
         refiner.deviation.fill_(1)
         return PromptLearning(plm, selector, refiner, head).eval()
+    if method == "vrp":
+        prompting = ReferencePrompting(VisualReferencePrompts(8), own=True)
+        fill(prompting, 40_000, 1 / 64)
+        return prompting.eval()
     target, where, what = (drawn(seed, (256,)).astype(np.float32) for seed in (31, 32, 33))
     directions = Direction(2 * where, -1.5), Direction(2 * what, -1.5)
     if method == "persam":
@@ -99,7 +105,7 @@ def learned(method: str, sam: Sam) -> nn.Module:
 
 
 def write_adapter(method: str, sam: Sam) -> bytes:
-    settings = FitConfig(method=method).__dict__ if method == "plm" else {"seed": 0}
+    settings = {"plm": vars(FitConfig()), "vrp": {"queries": 8}}.get(method, {"seed": 0})
     info = AdapterInfo(
         method,
         Base.of(sam, "golden"),
@@ -147,7 +153,7 @@ def answer_file(method: str, version: int) -> Path:
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     sam = golden_sam()
-    for method in ("plm", "persam", "persam-f"):
+    for method in METHODS:
         content = write_adapter(method, sam)
         adapter_file(method, FORMAT_VERSION).write_bytes(gzip.compress(content, mtime=0))
         path = FOLDER / "temporary.safetensors"

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import ray
 from tiny_models import build_tiny_sam
 
 import samtune.cli_ray
@@ -17,6 +16,8 @@ import samtune.sam
 from samtune.cli import main
 
 if __name__ == "__main__":
+    import ray
+
     notes, *sys.argv[1:] = sys.argv[1:]
 
     def use_tiny_sam() -> None:

@@ -27,7 +27,11 @@ from samtune.web_runtime import runtime_archive
 
 pytestmark = pytest.mark.slow
 
-ANSWERED = "document.querySelector('#status').textContent.includes('score')"
+ANSWERED = (  # while an answer is awaited, there is no mask to save
+    "document.querySelector('#status').textContent.includes('score')"
+    " && !document.querySelector('#plain button').hidden"
+    " && !document.querySelector('#adapter button').hidden"
+)
 
 
 class Site:

@@ -218,14 +218,19 @@ class RecordingCache(EmbeddingCache):
 
 
 def test_another_number_of_threads_gives_nearly_the_same_adapter(run, whole):
-    """Sums are made in another order; the README says so. Measured: 2e-4 after these 8 steps."""
+    """Sums are made in another order; the README says so. Measured: 3e-4 after these 8 steps."""
     torch.set_num_threads(2)
     try:
         other, again = run(), run()
     finally:
         torch.set_num_threads(1)
     state, expected = (one.adapter.learned.state_dict() for one in (other, whole))
-    assert max(float((state[name] - expected[name]).abs().max()) for name in state) < 2e-3
+    trained = [name for name in state if not name.startswith("presence.")]
+    assert max(float((state[name] - expected[name]).abs().max()) for name in trained) < 2e-3
+    # What fits the presence is solved for, not trained: a flat optimum moves further. What it says:
+    tokens = torch.randn(100, 7, 256, generator=torch.Generator().manual_seed(0))
+    said = [torch.sigmoid(one.adapter.learned.presence(tokens)) for one in (other, whole)]
+    assert float((said[0] - said[1]).abs().max()) < 0.01
     assert abs(other.adapted.iou - whole.adapted.iou) < 0.01
     repeated = again.adapter.learned.state_dict()
     assert all(torch.equal(state[name], repeated[name]) for name in state)
@@ -456,7 +461,8 @@ def test_curves_have_every_step_and_every_look(run, whole):
     told = []
     assert run(on_progress=told.append).curves == whole.curves
     assert [seen for seen, _ in whole.curves.looks] == [4, 8, 12, 16]
-    assert whole.curves.base_iou == told[-4].base_iou  # before two of scoring and a first of it
+    (base_iou,) = {progress.base_iou for progress in told if progress.phase == "train"}
+    assert whole.curves.base_iou == base_iou
     assert (whole.curves.given_up, whole.curves.stopped) == ((), "finished")
     steps = whole.curves.chosen
     assert steps.seen == (2, 4, 6, 8, 10, 12, 14, 16)
