@@ -96,12 +96,12 @@ def evaluate(
     paths = adapters or []
     shown = parse_references(
         context,
-        references or [],
-        reference_masks or [],
+        references,
+        reference_masks,
         reference_class,
-        reference_points or [],
-        reference_boxes or [],
-        reference_scribbles or [],
+        reference_points,
+        reference_boxes,
+        reference_scribbles,
     )
     check_references(context, paths, shown)
     files = None if report is None else report_files(report)

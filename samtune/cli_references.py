@@ -55,12 +55,12 @@ ReferenceScribbleOption = Annotated[
 
 def parse_references(
     context: typer.Context,
-    images: list[Path],
-    masks: list[Path],
+    images: list[Path] | None,
+    masks: list[Path] | None,
     class_id: int | None,
-    points: list[str],
-    boxes: list[str],
-    scribbles: list[str],
+    points: list[str] | None,
+    boxes: list[str] | None,
+    scribbles: list[str] | None,
 ) -> list["Reference"]:
     """What the options ask for; wrong usage where it is open which image an annotation is of."""
     from samtune.prompt_text import parse_box, parse_point, parse_scribble
@@ -68,11 +68,11 @@ def parse_references(
 
     all_of = Reference(
         images[0] if images else Path(),
-        tuple(masks),
+        tuple(masks or ()),
         class_id,
-        tuple(parsed("--reference-point", parse_point, points)),
-        tuple(parsed("--reference-box", parse_box, boxes)),
-        tuple(parsed("--reference-scribble", parse_scribble, scribbles)),
+        tuple(parsed("--reference-point", parse_point, points or [])),
+        tuple(parsed("--reference-box", parse_box, boxes or [])),
+        tuple(parsed("--reference-scribble", parse_scribble, scribbles or [])),
     )
     counts = [len(one) for one in (masks, points, boxes, scribbles) if one]
     if not images:

@@ -175,12 +175,12 @@ def segment(
     images = images or []
     shown = parse_references(
         context,
-        references or [],
-        reference_masks or [],
+        references,
+        reference_masks,
         reference_class,
-        reference_points or [],
-        reference_boxes or [],
-        reference_scribbles or [],
+        reference_points,
+        reference_boxes,
+        reference_scribbles,
     )
     if prompts is None:
         if not (points or negative_points or boxes):

@@ -12,7 +12,6 @@ negative loss): an object improves where it is nearly right, and the outputs kee
 scales. The weights that count are a moving average over the steps.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +31,7 @@ from samtune.pmm import PointMatchingModule, matching_loss
 from samtune.processes import ALONE, Processes
 from samtune.sam import Sam
 from samtune.selector import OutputSelector, best_of_three, mixture
+from samtune.steps import Stepwise
 from samtune.supervision import CellSample, Supervision
 
 
@@ -55,7 +55,7 @@ class EncodedImages:
         return cells.to(self._sam.device, torch.float32).permute(0, 3, 1, 2)
 
 
-class Learner:
+class Learner(Stepwise[nn.ModuleDict]):
     """The modules that learn, their optimizer, and the number of the next step.
 
     Args:
@@ -80,33 +80,19 @@ class Learner:
         processes: Processes = ALONE,
     ) -> None:
         self.sam, self.config, self.images, self.objects = sam, config, images, objects
-        self.total, self.first_offset, self.processes = total, first_offset, processes
-        self.step = 0
-        self.losses: list[float] = []  # of the masks, a step
+        self.first_offset, self.processes = first_offset, processes
         self.learning_rates: list[float] = []  # of the PLM, or of the selector alone, a step
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.learned = _modules(config, first_offset)
-            self.average = _modules(config, first_offset)
-        self.average.load_state_dict(self.learned.state_dict())
-        self.learned.to(sam.device)
-        self.average.to(sam.device).requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.learned, config, first_offset),
+        super().__init__(
+            lambda: _modules(config, first_offset),
+            lambda learned: _parameter_groups(learned, config, first_offset),
+            seed=config.seed,
+            device=sam.device,
             weight_decay=config.weight_decay,
-            fused=True,
+            total=total,
+            batch_size=config.batch_size,
+            warmup=config.warmup_objects,
+            decay=config.average,
         )
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-
-    @property
-    def steps(self) -> int:
-        """How many steps it takes to see all of `total`."""
-        return -(-self.total // self.config.batch_size)
-
-    @property
-    def seen(self) -> int:
-        """How many objects the steps so far have seen."""
-        return min(self.step * self.config.batch_size, self.total)
 
     @property
     def course(self) -> Start:
@@ -120,42 +106,24 @@ class Learner:
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs, tensors and plain values."""
-        return {
-            "first_offset": self.first_offset,
-            "total": self.total,
-            "step": self.step,
-            "losses": self.losses,
-            "learning_rates": self.learning_rates,
-            "learned": self.learned.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        """As Stepwise's."""
+        own = {"first_offset": self.first_offset, "learning_rates": self.learning_rates}
+        return super().state() | own
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state of a learner with the same arguments."""
-        self.total, self.step = state["total"], state["step"]
-        self.losses = list(state["losses"])
+        """As Stepwise's."""
+        super().restore(state)
         self.learning_rates = list(state["learning_rates"])
-        self.learned.load_state_dict(state["learned"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
     def train_step(self) -> None:
         """Learn from the next few objects."""
-        share = self.schedule()
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * share
         config = self.config
         rate = config.learning_rate if "plm" in self.learned else config.selector_rate
-        self.learning_rates.append(rate * share)
-        self.optimizer.zero_grad()
-        rng = np.random.default_rng([self.config.seed, 2, self.step])
+        self.learning_rates.append(rate * self.schedule())
+        rng = np.random.default_rng([config.seed, 2, self.step])
         batch = [self.objects[index] for index in self.indices()]
-        self.losses.append(self._gradients(Drawn.of(batch, self.config, rng)))
-        self.optimizer.step()
-        self._move_average()
-        self.step += 1
+        self.start_step()
+        self.end_step(self._gradients(Drawn.of(batch, config, rng)))
 
     def _gradients(self, drawn: Drawn) -> float:
         """Leave the gradients of a step in the parameters; returns the loss of the masks."""
@@ -212,20 +180,6 @@ class Learner:
             )
             indices.append(int(order[place]))
         return indices
-
-    def schedule(self) -> float:
-        """The share of each learning rate in this step: linear warm-up, then a cosine to zero."""
-        warm = (self.step + 1) * self.config.batch_size / self.config.warmup_objects
-        return min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-
-    def _move_average(self) -> None:
-        # Early on the average must follow the weights, or it would still be their random start.
-        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for kept, value in zip(
-                self.average.parameters(), self.learned.parameters(), strict=True
-            ):
-                kept.lerp_(value, 1 - decay)
 
     @torch.inference_mode()
     def held_out_iou(self, held_out: Sequence[Supervision], *, plain: bool = False) -> float:

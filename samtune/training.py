@@ -122,7 +122,8 @@ def fit(
     ]
     split = Split(objects, held_out)
     parts = folds(train, config.folds, config.seed) if val is None else []
-    run = _plan(sam, config.without_refining(), images, split, parts, processes)
+    turns = _splits(objects, parts)
+    run = _plan(sam, config.without_refining(), images, split, turns, processes)
     identity = {
         "settings": asdict(config),
         "base": sam.decoder_fingerprint,
@@ -148,9 +149,9 @@ def fit(
         run.restore(state)
     run.train(on_progress, save_state)
     learned = run.best_modules()
-    trials = run.trial_modules() if isinstance(run, Trials) and parts else []
-    turns = [(trial.plm, one) for trial, one in zip(trials, _splits(objects, parts), strict=True)]
-    learned.presence = fit_presence(sam, learned.plm, images, split, turns, config.seed)
+    trials = run.trial_modules() if isinstance(run, Trials) and turns else []
+    tried = [(trial.plm, turn) for trial, turn in zip(trials, turns, strict=True)]
+    learned.presence = fit_presence(sam, learned.plm, images, split, tried, config.seed)
     if config.pmm:
         refiners = fit_refiners(
             sam,
@@ -213,13 +214,13 @@ def _plan(
     config: FitConfig,
     images: EncodedImages,
     split: Split,
-    parts: list[list[int]],
+    turns: list[Split],
     processes: Processes,
 ) -> TrainingRun | Trials:
     """Which course the training takes: many masks, few, or few of which none is held out."""
     objects = split.objects
-    if parts:
-        return Trials(sam, config, images, _splits(objects, parts), objects, processes)
+    if turns:
+        return Trials(sam, config, images, turns, objects, processes)
     if len(objects) < config.few_masks:
         return Trials(sam, config, images, [split], None, processes)
     total = max(config.objects, len(objects))

@@ -117,8 +117,8 @@ class Trials:
 
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Try the starts, train the best one; returns why the last training ended."""
-        while (trial := self._next()) is not None:
-            start, index = trial
+        while left := self._left():
+            start, index = trial = left[0]
             run = self._train(start, self.splits[index], on_progress, save_state)
             self.scores[trial] = run.best_iou
             self.weights[trial] = run.best
@@ -223,24 +223,21 @@ class Trials:
                 alive = [start for start in alive if means.get(start, limit) >= limit]
         return alive
 
-    def _next(self) -> tuple[float, int] | None:
-        """The first trial that is not done; None after the last."""
-        every = (
-            (start, index) for index in range(len(self.splits)) for start in self._starts(index)
-        )
-        return next((trial for trial in every if trial not in self.scores), None)
-
-    def _to_come(self) -> list[tuple[float, Split]]:
-        """What is trained on after the training that is going on, as it looks now."""
-        trials = [
-            (start, split)
-            for index, split in enumerate(self.splits)
+    def _left(self) -> list[tuple[float, int]]:
+        """The trials that are not done, in their order, as it looks now."""
+        return [
+            (start, index)
+            for index in range(len(self.splits))
             for start in self._starts(index)
             if (start, index) not in self.scores
         ]
+
+    def _to_come(self) -> list[tuple[float, Split]]:
+        """What is trained on after the training that is going on, as it looks now."""
+        trainings = [(start, self.splits[index]) for start, index in self._left()]
         if self.everything is not None:
-            trials.append((max(self.config.few_first_offsets), Split(self.everything, [])))
-        return trials[1:]
+            trainings.append((max(self.config.few_first_offsets), Split(self.everything, [])))
+        return trainings[1:]
 
     def _total(self, start: float, split: Split) -> int:
         """How many objects a training sees, fewer where there is too little time."""
