@@ -1,16 +1,15 @@
 """`samtune fit`: from a folder of masks to an adapter."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from samtune.cli_fit_course import explained_interruption, say_where_to_start, show_progress
 from samtune.cli_fit_data import read_references, read_train_and_held_out
+from samtune.cli_fit_plm import fit_plm
 from samtune.cli_fit_references import fit_from_references, parse_parts
-from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
 from samtune.cli_fit_vrp import parse_classes, train_vrp
-from samtune.cli_report import report_files, report_fit
+from samtune.cli_report import report_files
 from samtune.config import PARTS, FitConfig, MethodName, VrpConfig
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -23,20 +22,9 @@ from samtune.console import (
     QuietOption,
     Terminal,
     check_writable,
-    count,
-    open_sam,
-    print_json,
-    speak_of_errors,
 )
-from samtune.errors import SamtuneError
 from samtune.files import real_path
-from samtune.processes import Processes, joined, started
-from samtune.stages import Stages
-
-if TYPE_CHECKING:
-    from samtune.dataset import Dataset
-    from samtune.sam import Sam
-    from samtune.training import FitResult
+from samtune.processes import started
 
 
 def fit(
@@ -248,107 +236,17 @@ def fit(
                 report=files,
             )
         return
-    state, stages = Path(f"{output}.resume"), Stages()
-
-    def read() -> tuple["Dataset", "Dataset | None"]:
-        found = read_train_and_held_out(
+    fit_plm(
+        lambda terminal: read_train_and_held_out(
             terminal, data, val, val_fraction, class_id, objects, images, config
-        )
-        if report is not None and found[1] is None:
-            raise SamtuneError(
-                "--report is about held-out images, and these are so few that trainings take turns "
-                "in holding them out: give --val or --val-fraction, too."
-            )
-        for file in (output, state, *(files or ())):
-            check_writable(file)
-        return found
-
-    with (
-        joined() as processes,
-        explained_interruption(state, is_first=processes.is_first),
-        Terminal(quiet or not processes.is_first) as terminal,
-    ):
-        with stages.measure("reading data"):
-            train, held_out = processes.from_first(read)
-        if output.is_file():
-            terminal.say(f"{output} exists; a better adapter than plain SAM replaces it.")
-        say_where_to_start(terminal, state, resume)
-        if processes.count > batch_size:
-            terminal.say(
-                f"{processes.count} processes share batches of {count(batch_size, 'object')}: "
-                "some have nothing to do while training (--batch-size)."
-            )
-        with stages.measure("loading the model"):
-            sam = processes.first_then_others(lambda: open_sam(terminal, checkpoint, device))
-        speak_of_errors()
-        result = _train(
-            terminal, train, held_out, sam, config, checkpoint, state, resume, processes
-        )
-    if not processes.is_first:
-        return
-
-    kept = result.better or force
-    path = output if kept else output.with_name(f"{output.stem}.rejected.safetensors")
-    with explained_interruption(state, is_first=processes.is_first), Terminal(quiet) as terminal:
-        result.adapter.save(path)
-        if files is not None and held_out is not None:
-            stages.seconds |= {
-                "encoding": result.seconds["encode"],
-                "training": result.seconds["train"],
-            }
-            report_fit(
-                terminal,
-                held_out,
-                sam,
-                result.adapter,
-                path,
-                checkpoint,
-                stages,
-                files,
-                result.curves,
-            )
-        state.unlink(missing_ok=True)  # kept so far: going on costs no training
-
-    if as_json:
-        print_json(summary(result, path))
-    else:
-        typer.echo(scores_in_words(result, path, sam))
-    if files is not None and not as_json:
-        typer.echo(f"wrote {files[0]} and {files[1]}")
-    if not result.better:
-        explain_failure(result, path, output, kept)
-    if not as_json:
-        typer.echo(f"next: {next_command(path, held_out or train, checkpoint)}")
-
-
-def _train(
-    terminal: Terminal,
-    train: "Dataset",
-    held_out: "Dataset | None",
-    sam: "Sam",
-    config: FitConfig,
-    checkpoint: str,
-    state: Path,
-    resume: bool,
-    processes: Processes,
-) -> "FitResult":
-    from samtune.embeddings import EmbeddingCache
-    from samtune.training import fit
-
-    cache = EmbeddingCache()
-    shortage = cache.shortage(len(train.pairs) + (0 if held_out is None else len(held_out.pairs)))
-    if shortage is not None:
-        terminal.say(f"Warning: {shortage}: images will be encoded again and again. Set it higher.")
-
-    return fit(
-        train,
-        held_out,
-        sam,
-        cache,
+        ),
+        output,
         config,
-        checkpoint_name=Path(checkpoint).name,
-        state_path=state,
+        checkpoint=checkpoint,
+        device=device,
         resume=resume,
-        processes=processes,
-        on_progress=lambda progress: show_progress(terminal, progress, processes.count),
+        force=force,
+        as_json=as_json,
+        quiet=quiet,
+        files=files,
     )

@@ -126,6 +126,7 @@ READING_ORDER = [
     "cli_fit_references",
     "cli_fit_course",
     "cli_fit_vrp",
+    "cli_fit_plm",
     "cli_fit",
     "cli_check",
     "cli_prompts",
