@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samtune import __version__
+from samtune.allocation import keep_freed_memory
 from samtune.cli_cache import cache
 from samtune.cli_check import check
 from samtune.cli_evaluate import evaluate
@@ -65,6 +66,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold any bytes
             stream.reconfigure(errors="backslashreplace")
     fall_silent()
+    keep_freed_memory()
     app()
 
 

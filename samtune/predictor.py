@@ -24,7 +24,7 @@ from samtune.sam import Embedding, Sam
 from samtune.selector import best_of_three
 from samtune.upscaling import upscale_masks
 
-AT_ONCE = 4  # prompts decoded together: 4 MB of cells each, and caches are small
+AT_ONCE = 8  # prompts decoded together: 4 MB of cells each, several times over
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from samtune.allocation import keep_freed_memory
 from samtune.errors import SamtuneError
 from samtune.files import atomic_write
 
@@ -137,6 +138,7 @@ def _done(
     work: Callable[[Any, Any], Record], path: Path | None, shared: object, block: object
 ) -> Record:
     """Do a block, in a worker, and write down what came of it."""
+    keep_freed_memory()
     record = work(shared, block)
     if path is not None and not record["failed"]:
         with atomic_write(path) as temporary:

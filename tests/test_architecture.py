@@ -9,6 +9,7 @@ PACKAGE = Path(samtune.__file__).parent
 
 READING_ORDER = [
     "errors",
+    "allocation",
     "stages",
     "config",
     "files",
