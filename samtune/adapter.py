@@ -1,9 +1,10 @@
 """The adapter file: what was learned, in one .safetensors that explains itself.
 
-The method's tensors (`plm.*`, `selector.*`, `presence.*` and `refiner.*`; others have their own
-prefix), and text metadata: which frozen model it belongs to, how and on what it was trained, how
-well it did on held-out objects. Loading reads tensors and JSON, and never executes code. A released
-format version keeps loading; what a file does not have, such as a refiner, cannot be done with it.
+The method's tensors (`plm.*`, `selector.*`, `presence.*`, `refiner.*` and `object_map.*`; others
+have their own prefix), and text metadata: which frozen model it belongs to, how and on what it was
+trained, how well it did on held-out objects. Loading reads tensors and JSON, and never executes
+code. A released format version keeps loading; what a file does not have, such as a refiner, cannot
+be done with it.
 """
 
 import json
@@ -71,6 +72,7 @@ class AdapterInfo:
         refine_helps: whether contour refinement raised the Boundary IoU of the adapter's own masks
             of held-out objects without lowering their IoU.
         refine_helps_coarse: whether it raised both for masks that are off, as other tools' may be.
+        proposes: whether it can look for all objects of an image where it is told to.
         samtune_version: which samtune wrote it.
     """
 
@@ -81,6 +83,7 @@ class AdapterInfo:
     scores: Mapping[str, float] = field(default_factory=dict)
     refine_helps: bool = False
     refine_helps_coarse: bool = False
+    proposes: bool = False
     samtune_version: str = __version__
 
     @property
@@ -152,6 +155,11 @@ class Adapter:
         except (ValueError, TypeError) as error:
             raise _no_description(path, error) from error
         _load_tensors(path, learned, tensors)
+        if info.proposes != learned.proposes:
+            raise AdapterError(
+                f"{path} lacks the object map that it speaks of, or has one that it does not: it "
+                "was changed; fit it again."
+            )
         learned.requires_grad_(False).eval().to("cpu" if sam is None else sam.device)
         return cls(info, learned)
 
@@ -222,7 +230,7 @@ def _check_types(info: AdapterInfo) -> None:
     expected: dict[type | tuple[type, ...], list[Any]] = {
         str: [info.method, info.samtune_version, *vars(info.base).values()],
         dict: [info.settings, info.data, info.scores],
-        bool: [info.refine_helps, info.refine_helps_coarse],
+        bool: [info.refine_helps, info.refine_helps_coarse, info.proposes],
     }
     for kind, values in expected.items():
         for value in values:

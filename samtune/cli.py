@@ -103,7 +103,9 @@ def info(
     data, scores = about.data, about.scores
     rows = [["method", about.method], ["written by", f"samtune {about.samtune_version}"]]
     rows.append(["size", file_size(file)])
-    rows.append(["finds objects", "without a prompt" if about.finds else "at a prompt"])
+    where = "without a prompt" if about.finds else "at a prompt"
+    where += ", and all of an image with segment --auto" if about.proposes else ""
+    rows.append(["finds objects", where])
     if about.takes_references:
         own = about.data.get("references")
         told = f"{own} of its own" if own else "none of its own: they are given with --reference"

@@ -20,6 +20,7 @@ from samtune.cli_references import (
     referring,
 )
 from samtune.cli_report import report_files, write_report
+from samtune.config import EVERY_OBJECT
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -62,14 +63,19 @@ def evaluate(
             "kinds of prompts, intervals, pictures. Takes several times as long.",
         ),
     ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="Also score what adapters find by themselves: all objects."),
+    ] = False,
     max_objects: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             metavar="N",
-            help="For adapters that find objects: look for up to so many in an image.",
+            help="For adapters that find objects: look for up to so many in an image. "
+            "[default: 1, with --auto all]",
         ),
-    ] = 1,
+    ] = None,
     references: ReferenceOption = None,
     reference_masks: ReferenceMaskOption = None,
     reference_class: ReferenceClassOption = None,
@@ -94,6 +100,8 @@ def evaluate(
     from samtune.stages import Stages
 
     paths = adapters or []
+    if max_objects is None:
+        max_objects = EVERY_OBJECT if auto else 1
     shown = parse_references(
         context,
         references,
@@ -124,7 +132,14 @@ def evaluate(
                 for name, predictor, path in zip(names, predictors, [None, *paths], strict=True)
             ]
             made = write_report(
-                terminal, dataset, sources, checkpoint, stages, files, max_objects=max_objects
+                terminal,
+                dataset,
+                sources,
+                checkpoint,
+                stages,
+                files,
+                auto=auto,
+                max_objects=max_objects,
             )
             base, *scored = made.scores
             obeyed = made.obedience if paths else obeyed
@@ -145,7 +160,9 @@ def evaluate(
                     EmbeddingCache(),
                     on_progress=lambda done, total: terminal.show("clicking beside", done, total),
                 )
-            found = [_score_found(terminal, dataset, one, max_objects) for one in predictors[1:]]
+            found = [
+                _score_found(terminal, dataset, one, auto, max_objects) for one in predictors[1:]
+            ]
     if as_json:
         scores = {f"base_{name}": value for name, value in _scores(base).items()}
         adapters_json = [
@@ -206,13 +223,14 @@ def _print_obedience(names: list[str], obeyed: Sequence["Obedience | None"]) -> 
 
 
 def _score_found(
-    terminal: Terminal, dataset: "Dataset", predictor: "Predictor", max_objects: int
+    terminal: Terminal, dataset: "Dataset", predictor: "Predictor", auto: bool, max_objects: int
 ) -> "FoundScores | None":
     """What an adapter finds without a click; None if it cannot."""
     from samtune.embeddings import EmbeddingCache
+    from samtune.finding import can_find
     from samtune.found_scores import score_found
 
-    if predictor.adapter is None or not predictor.adapter.info.finds:
+    if predictor.adapter is None or not can_find(predictor.adapter.learned, told_to=auto):
         return None
     return score_found(
         dataset,
@@ -237,9 +255,10 @@ def _print_found(
     ]
     if rows:
         typer.echo("\n" + table(["without a click", "IoU", "precision", "recall"], rows))
+        most = "all objects" if max_objects == EVERY_OBJECT else count(max_objects, "object")
         typer.echo(
-            f"mean % with up to {count(max_objects, 'object')} found in an image (--max-objects), "
-            "matched one to one; right from IoU 50 on"
+            f"mean % with up to {most} found in an image (--auto, --max-objects), matched one to "
+            "one; right from IoU 50 on"
         )
 
 

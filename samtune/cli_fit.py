@@ -125,6 +125,14 @@ def fit(
             "curves, and DIR/report.json, its numbers.",
         ),
     ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto",
+            help="plm: also learn where objects are, for segment --auto to find all of them "
+            "without a prompt; takes a minute more.",
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Keep an adapter that is no better than plain SAM.")
     ] = False,
@@ -150,6 +158,10 @@ def fit(
         context.fail(
             "--method vrp takes all images as references in turn, and has no parts and no Point "
             "Matching Module: leave out --reference, --without and --no-pmm."
+        )
+    if method != "plm" and auto:
+        context.fail(
+            "--auto is for --method plm: adapters of the others find objects by themselves."
         )
     if classes is not None and (method != "vrp" or class_id is not None):
         context.fail("--classes is for --method vrp, and takes the place of --class.")
@@ -181,6 +193,7 @@ def fit(
         val_fraction=FitConfig.val_fraction if val_fraction is None else val_fraction,
         pmm=not no_pmm,
         batch_size=batch_size,
+        auto=auto,
     )
     name = real_path(data).stem if data.is_file() else real_path(data).name
     output = Path(f"{name}.safetensors") if output is None else output

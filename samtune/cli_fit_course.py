@@ -17,8 +17,10 @@ _PHASES = {
     "encode": "encoding",
     "train": "training",
     "refine": "learning to refine",
+    "map": "learning where objects are",
     "score": "scoring",
     "coarse": "refining coarse masks",
+    "find": "finding objects",
 }
 
 

@@ -57,6 +57,11 @@ def fit_plm(
                 "--report is about held-out images, and these are so few that trainings take turns "
                 "in holding them out: give --val or --val-fraction, too."
             )
+        if config.auto and found[1] is None:
+            raise SamtuneError(
+                "--auto needs held-out images to tell what is an object, and these are so few that "
+                "trainings take turns in holding them out: give --val or --val-fraction, too."
+            )
         for file in (output, state, *(files or ())):
             check_writable(file)
         return found

@@ -46,6 +46,7 @@ def scores_in_words(result: "FitResult", path: Path, sam: "Sam") -> str:
             " Boundary IoU",
             *_how_it_was_chosen(result),
             *_refining_in_words(result),
+            *_finding_in_words(result),
             _gain_in_words(result),
             "",
             trainable,
@@ -83,6 +84,16 @@ def _refining_in_words(result: "FitResult") -> list[str]:
             "4 % too large or small)"
         )
     return lines
+
+
+def _finding_in_words(result: "FitResult") -> list[str]:
+    found = result.found
+    if found is None:
+        return []
+    return [
+        f"`segment --auto` finds {percent(found.recall)} % of the held-out objects, and "
+        f"{percent(found.precision)} % of what it finds is one (right from IoU 50 on)"
+    ]
 
 
 def _gain_in_words(result: "FitResult") -> str:
@@ -145,6 +156,7 @@ def summary(result: "FitResult", path: Path) -> dict[str, Any]:
         "refine_helps": result.adapter.info.refine_helps,
         "coarse": None if result.coarse is None else asdict(result.coarse),
         "refine_helps_coarse": result.adapter.info.refine_helps_coarse,
+        "found": None if result.found is None else asdict(result.found),
         "gain_interval": result.gain.interval,
         "verdict": result.gain.verdict,
         "parameters": result.adapter.learned.parameters_in_use(),

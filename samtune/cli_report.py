@@ -30,6 +30,8 @@ def write_report(
     stages: "Stages",
     files: tuple[Path, Path],
     curves: "Curves | None" = None,
+    *,
+    auto: bool = False,
     max_objects: int = 1,
 ) -> "Report":
     """Measure, and write the page and its numbers.
@@ -47,6 +49,7 @@ def write_report(
         EmbeddingCache(),
         Path(checkpoint).name,
         stages=stages,
+        auto=auto,
         max_objects=max_objects,
         curves=curves,
         tell=terminal.show,

@@ -36,6 +36,7 @@ from samtune.cli_references import (
     read_references,
 )
 from samtune.cli_sources import Refining, open_source
+from samtune.config import EVERY_OBJECT
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -85,14 +86,23 @@ def segment(
             '"box": [x0, y0, x1, y1]}, from a file or stdin; answers in JSON, line by line.',
         ),
     ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto",
+            help="Without a prompt: find all objects of the adapter's kind, for those that were "
+            "made with fit --auto or find objects anyway.",
+        ),
+    ] = False,
     max_objects: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             metavar="N",
-            help="Without a prompt, for adapters that find objects: look for up to so many.",
+            help="Without a prompt, for adapters that find objects: look for up to so many. "
+            "[default: 1, with --auto all]",
         ),
-    ] = 1,
+    ] = None,
     min_score: Annotated[
         float,
         typer.Option(
@@ -183,8 +193,10 @@ def segment(
         reference_scribbles,
     )
     if prompts is None:
+        if auto and (points or negative_points or boxes):
+            context.fail("--auto finds objects without points and boxes: give one or the other.")
         if not (points or negative_points or boxes):
-            _check_finding(context, adapters or [])
+            _check_finding(context, adapters or [], auto)
         if not images:
             context.fail("name the images to segment.")
         if len(boxes or []) > 1 and (points or negative_points):
@@ -192,8 +204,10 @@ def segment(
                 "with several boxes it is open which of them a point belongs to: give points "
                 "with one box, or use --prompts."
             )
-    elif images or points or negative_points or boxes:
-        context.fail("--prompts names images, points and boxes itself: give no others.")
+    elif images or points or negative_points or boxes or auto:
+        context.fail("--prompts names images, points and boxes itself: give no others, no --auto.")
+    if max_objects is None:
+        max_objects = EVERY_OBJECT if auto else 1
     refining: Refining = "always" if refine_always else "where it helps" if refine else "no"
     if refining != "no" and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
@@ -274,18 +288,23 @@ def segment(
         raise typer.Exit(1)
 
 
-def _check_finding(context: typer.Context, adapters: list[Path]) -> None:
+def _check_finding(context: typer.Context, adapters: list[Path], auto: bool) -> None:
     """Make sure that all adapters find objects by themselves, as no prompt says where they are."""
     from samtune.adapter import read_info
 
+    if not adapters and auto:
+        context.fail("--auto finds the kind of object that an --adapter knows: give one.")
     if not adapters:
         context.fail("say what to segment: --point X,Y or --box X0,Y0,X1,Y1 (or --prompts).")
     for path in adapters:
-        if not read_info(path).finds:
-            context.fail(
-                f"{path} answers prompts: say what to segment, --point X,Y or --box X0,Y0,X1,Y1 "
-                "(or --prompts). Adapters of --method persam and vrp find objects by themselves."
-            )
+        info = read_info(path)
+        if info.finds or (auto and info.proposes):
+            continue
+        hint = "--auto finds all objects" if info.proposes else "fit --auto makes one that finds"
+        context.fail(
+            f"{path} answers prompts: say what to segment, --point X,Y or --box X0,Y0,X1,Y1 (or "
+            f"--prompts); {hint}. Adapters of --method persam and vrp find objects by themselves."
+        )
 
 
 def _given_prompts(

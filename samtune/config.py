@@ -12,6 +12,7 @@ MethodName = Literal["plm", "persam", "persam-f", "vrp"]
 Part = Literal["background", "negative-point", "cascade", "guided-attention", "semantic-prompt"]
 Annotation = Literal["mask", "box", "scribble", "point"]  # of a reference
 ANNOTATIONS: tuple[Annotation, ...] = get_args(Annotation)
+EVERY_OBJECT = 1000  # in an image, at most: no search for all of them goes on for ever
 PARTS: tuple[Part, ...] = get_args(Part)  # of persam, to leave out and see what each does
 
 
@@ -49,6 +50,7 @@ class FitConfig:
     pmm_weight: float = 1.0  # λ, equation 3
     pmm_rate: float = 3e-4  # learning rate of the PMM
     pmm_jitter: float = 0.2  # of the object's half size
+    auto: bool = False  # also learn where objects are (object_map.py)
     validations: int = 10  # looks at the held-out objects during training
     refine_share: float = 0.15  # of max_minutes, kept for the contour refiner
     patience: int = 8  # looks without progress after which training stops: late, because many tasks

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.method import Search
+from samtune.method import Method, Search
 from samtune.parts import connected_parts
 from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
 from samtune.predictor import Prediction, Predictor
@@ -25,7 +25,6 @@ from samtune.sam import Embedding
 
 ACCEPTED = 0.5  # presence from here on is an object
 SAME_SHARE = 0.5  # of the smaller of two masks that lies in the other: then they are one object
-_MISSES = 3  # answers in a row that are no object, or one that is known: then there are no more
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +60,14 @@ class Finding:
         if self.best_rejected is None:
             return "there is nothing to look at"
         return (
-            f"nothing is like the reference: presence {self.best_rejected:.2f} at best, and an "
+            f"nothing is like the object: presence {self.best_rejected:.2f} at best, and an "
             f"object needs {ACCEPTED:g}"
         )
+
+
+def can_find(learned: Method, *, told_to: bool) -> bool:
+    """Whether an adapter looks for objects, by itself or where it is told to."""
+    return learned.finds or (told_to and learned.proposes)
 
 
 def find_objects(
@@ -89,21 +93,21 @@ def find_objects(
     Raises:
         ValueError: plain SAM, or an adapter that needs prompts.
     """
-    if predictor.adapter is None or not predictor.adapter.info.finds:
+    if predictor.adapter is None or not can_find(predictor.adapter.learned, told_to=True):
         raise ValueError("finding objects needs an adapter that can, such as one of persam")
     search = predictor.adapter.learned.search(embedding)
     found: list[Found] = []
     outlined: list[NDArray[np.bool_]] = []  # their masks, without holes
     rejected: list[float] = []
     misses = 0
-    while len(found) < max_objects and misses < _MISSES and (prompt := search.propose()):
+    while len(found) < max_objects and misses < search.patience and (prompt := search.propose()):
         (answer,) = predictor.predict(embedding, [prompt], all_masks=all_masks, refine=refine)
         if prompt.everything and max_objects > 1:
             parts = connected_parts(answer, embedding, predictor.sam.image_size)
             return _accepted(search, prompt, parts, max_objects)
-        presence = search.presence(answer.mask)
+        presence = search.presence(answer)
         filled = _filled(answer.mask)
-        search.suppress(filled)
+        search.suppress(filled, accepted=presence >= ACCEPTED)
         known = any(_same(filled, other) for other in outlined)
         if known or presence < ACCEPTED:
             misses += 1
@@ -122,7 +126,7 @@ def _accepted(
     found: list[Found] = []
     rejected: list[float] = []
     for part in parts:
-        presence = search.presence(part.mask)
+        presence = search.presence(part)
         if presence < ACCEPTED:
             rejected.append(presence)
         elif len(found) < max_objects:

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.method import Answer
 from samtune.prompts import Prompt
 from samtune.sam import Embedding
 from samtune.targets import KEPT_SHARE, covered_share, point_in_cell
@@ -18,6 +19,7 @@ from samtune.targets import KEPT_SHARE, covered_share, point_in_cell
 # answers on training images of six tasks (benchmarks/README.md). The decoder's estimate of the IoU
 # does not help: it is near 1 whatever the mask is of.
 _PER_LIKENESS, _HALFWAY = 3.0, 0.5
+_MISSES = 3  # answers in a row that are no object, or one that is known: then there are no more
 _LARGEST = 700.0  # exponent that a float holds
 
 
@@ -44,6 +46,11 @@ class LocationPrior:
         self._embedding, self._negative = embedding, negative
         self._open = np.ones(likeness.shape, dtype=bool)
 
+    @property
+    def patience(self) -> int:
+        """As Search's."""
+        return _MISSES
+
     def propose(self) -> Prompt | None:
         """The most similar place that is still open, and the least similar of all."""
         if not self._open.any():
@@ -54,9 +61,9 @@ class LocationPrior:
         beside = [point_in_cell(least, self._embedding)] if self._negative and least != most else []
         return Prompt.of([point_in_cell(most, self._embedding)], beside)
 
-    def presence(self, mask: NDArray[np.bool_]) -> float:
+    def presence(self, answer: Answer) -> float:
         """How likely an answer is on the object: its cells' mean is like it, by both maps."""
-        share = covered_share(mask, self._embedding)
+        share = covered_share(answer.mask, self._embedding)
         if not share.any():
             return 0.0
         alike = min(
@@ -64,8 +71,8 @@ class LocationPrior:
         )
         return 1 / (1 + math.exp(min(_PER_LIKENESS * (_HALFWAY - alike), _LARGEST)))
 
-    def suppress(self, mask: NDArray[np.bool_]) -> None:
-        """Leave out the cells that a mask covers by half."""
+    def suppress(self, mask: NDArray[np.bool_], *, accepted: bool) -> None:
+        """Leave out the cells that a mask covers by half, whether it is an object or not."""
         self._open &= covered_share(mask, self._embedding) < KEPT_SHARE
 
     def _cell(self, position: np.intp) -> tuple[int, int]:

@@ -19,17 +19,37 @@ from samtune.sam import Embedding, Sam
 from samtune.selector import mixture
 
 
+class Answer(Protocol):
+    """What a search is told of an answer: some of predictor.Prediction."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W) at the image's own size."""
+
+    @property
+    def score(self) -> float:
+        """The estimate of its IoU, 0 to 1."""
+
+    @property
+    def presence(self) -> float | None:
+        """How likely, 0 to 1, the prompt is on an object; None where that was not learned."""
+
+
 class Search(Protocol):
     """A search for objects in one image, one after another."""
+
+    @property
+    def patience(self) -> int:
+        """How many answers in a row that are no object, or a known one, end it."""
 
     def propose(self) -> Prompt | None:
         """Where to look next, in pixels of the image; None where nothing is left."""
 
-    def presence(self, mask: NDArray[np.bool_]) -> float:
-        """How likely it is, 0 to 1, that an answer, (H, W) bool, is on an object."""
+    def presence(self, answer: Answer) -> float:
+        """How likely it is, 0 to 1, that the answer to what was proposed last is an object."""
 
-    def suppress(self, mask: NDArray[np.bool_]) -> None:
-        """Look elsewhere from now on: (H, W) bool is known."""
+    def suppress(self, mask: NDArray[np.bool_], *, accepted: bool) -> None:
+        """Look elsewhere from now on: (H, W) bool is known, as an object or as none."""
 
 
 class Method(nn.Module):
@@ -37,6 +57,7 @@ class Method(nn.Module):
 
     Attributes:
         finds: whether it finds objects without a prompt.
+        proposes: whether it finds them where it is told to, all of an image.
         takes_references: whether annotated images say what to look for.
         exports: whether export.py can write it as a graph.
         refiner: refines contours, where it was trained.
@@ -102,8 +123,13 @@ class Method(nn.Module):
         """
         return None
 
+    @property
+    def proposes(self) -> bool:
+        """See the class."""
+        return False
+
     def search(self, embedding: Embedding) -> Search:
-        """Start to look for objects; only where `finds` is true."""
+        """Start to look for objects; only where `finds` or `proposes` is true."""
         raise NotImplementedError
 
     def parameters_in_use(self) -> int:

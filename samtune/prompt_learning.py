@@ -14,6 +14,8 @@ from torch import Tensor
 
 from samtune.contour_refiner import ContourRefiner
 from samtune.method import Method
+from samtune.object_map import ObjectMap
+from samtune.object_search import ObjectSearch
 from samtune.plm import PromptLearningModule
 from samtune.presence import PresenceHead
 from samtune.prompts import Prompt
@@ -22,7 +24,7 @@ from samtune.selector import OutputSelector
 
 
 class PromptLearning(Method):
-    """Mixture of the masks, and Prompt Learning Module and contour refiner if there are any."""
+    """Mixture of the masks; Prompt Learning Module, refiner and object map if there are any."""
 
     exports: ClassVar[bool] = True
 
@@ -32,12 +34,14 @@ class PromptLearning(Method):
         selector: OutputSelector,
         refiner: ContourRefiner | None = None,
         presence: PresenceHead | None = None,
+        object_map: ObjectMap | None = None,
     ) -> None:
         super().__init__()
         self.plm = plm
         self.selector = selector
         self.refiner = refiner
         self.presence = presence
+        self.object_map = object_map
 
     @classmethod
     def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
@@ -45,8 +49,9 @@ class PromptLearning(Method):
 
         Older files have a Point Matching Module, `pmm.*`, which is not used any more.
         """
-        refines, judges = (
-            any(name.startswith(prefix) for name in names) for prefix in ("refiner.", "presence.")
+        refines, judges, maps = (
+            any(name.startswith(prefix) for name in names)
+            for prefix in ("refiner.", "presence.", "object_map.")
         )
         moves = settings.get("first_offset") != 0  # learner.py
         return cls(
@@ -54,6 +59,7 @@ class PromptLearning(Method):
             OutputSelector(),
             ContourRefiner() if refines else None,
             PresenceHead() if judges else None,
+            ObjectMap() if maps else None,
         )
 
     def attend(
@@ -69,6 +75,21 @@ class PromptLearning(Method):
     def estimate(self, tokens: Tensor, iou_predictions: Tensor) -> Tensor:
         """As Method's: corrected for the task."""
         return self.selector(tokens, iou_predictions)  # type: ignore[no-any-return]
+
+    @property
+    def proposes(self) -> bool:
+        """As Method's: where it was learned."""
+        return self.object_map is not None
+
+    def search(self, embedding: Embedding) -> ObjectSearch:
+        """As Method's; only where `proposes` is true."""
+        assert self.object_map is not None
+        return ObjectSearch(self.object_map, embedding)
+
+    def parameters_in_use(self) -> int:
+        """As Method's; nor is the map for answering a prompt."""
+        mapped = [] if self.object_map is None else list(self.object_map.parameters())
+        return super().parameters_in_use() - sum(one.numel() for one in mapped)
 
     def judge(self, tokens: Tensor) -> Tensor | None:
         """As Method's, where it was learned."""

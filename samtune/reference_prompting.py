@@ -129,7 +129,7 @@ class Everything:
     """
 
     def __init__(self, prior: LocationPrior) -> None:
-        self.presence = prior.presence
+        self.presence, self.patience = prior.presence, prior.patience
         self._asked = False
 
     def propose(self) -> Prompt | None:
@@ -139,7 +139,7 @@ class Everything:
         self._asked = True
         return Prompt.of_everything()
 
-    def suppress(self, mask: NDArray[np.bool_]) -> None:
+    def suppress(self, mask: NDArray[np.bool_], *, accepted: bool) -> None:
         """There is no second look."""
 
 

@@ -22,6 +22,7 @@ from samtune.curves import Curves
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import ALL_KINDS, ObjectScores, PromptKind, Scores, score_objects
+from samtune.finding import can_find
 from samtune.found_scores import FoundScores, score_found
 from samtune.images import read_image
 from samtune.obedience import Obedience, measure_obedience
@@ -109,6 +110,7 @@ def make_report(
     checkpoint: str,
     *,
     stages: Stages,
+    auto: bool = False,
     max_objects: int = 1,
     curves: Curves | None = None,
     tell: Tell = lambda what, done, total: None,
@@ -121,6 +123,7 @@ def make_report(
         cache: where embeddings are kept.
         checkpoint: what the frozen model is called.
         stages: seconds are added to these.
+        auto: whether adapters that look for objects where they are told to are told to.
         max_objects: that adapters look for in an image, those that find.
         curves: how the training went, where this is the held-out part of a `fit`.
         tell: told how far each stage is.
@@ -129,7 +132,7 @@ def make_report(
         Numbers and pictures.
     """
     sam = sources[0].predictor.sam
-    scored = _measure(dataset, sources, cache, max_objects, stages, tell)
+    scored = _measure(dataset, sources, cache, auto, max_objects, stages, tell)
     given = tuple(scored)  # SAM-F comes among them, for the page
     judged = scored[min(1, len(scored) - 1)]  # the first adapter, or plain SAM alone
     weights: list[tuple[float, float, float]] = []
@@ -188,6 +191,7 @@ def _measure(
     dataset: Dataset,
     sources: Sequence[Source],
     cache: EmbeddingCache,
+    auto: bool,
     max_objects: int,
     stages: Stages,
     tell: Tell,
@@ -210,7 +214,7 @@ def _measure(
             cache,
             on_progress=lambda done, total: tell("clicking beside", done, total),
         )
-    found = [_find(dataset, source, cache, max_objects, stages, tell) for source in sources]
+    found = [_find(dataset, source, cache, auto, max_objects, stages, tell) for source in sources]
     return [
         _Scored(source.name, own, beside, alone, source.adapter is not None)
         for source, own, beside, alone in zip(sources, scores, obedience, found, strict=True)
@@ -260,13 +264,14 @@ def _find(
     dataset: Dataset,
     source: Source,
     cache: EmbeddingCache,
+    auto: bool,
     max_objects: int,
     stages: Stages,
     tell: Tell,
 ) -> FoundScores | None:
     """What an adapter finds without a click; None if it cannot."""
     adapter = source.predictor.adapter
-    if adapter is None or not adapter.info.finds:
+    if adapter is None or not can_find(adapter.learned, told_to=auto):
         return None
     stage = f"finding with {source.name}"
     with stages.measure(stage):

@@ -35,7 +35,8 @@ class Progress:
     """What fit() is doing.
 
     Attributes:
-        phase: "encode", "train", "refine" (its training), "score" or "coarse" (masks, scored).
+        phase: "encode", "train", "refine" (its training), "map" (likewise), "score", "coarse"
+            (masks, scored) or "find" (objects, scored).
         done, total: images when encoding or scoring, objects or steps when training.
         loss: mean training loss lately.
         val_iou: held-out IoU of the kept weights so far, and `base_iou` of plain SAM.

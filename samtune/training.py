@@ -3,8 +3,9 @@
 Images are encoded once, into the cache. Then a learner takes one step after another (learner.py),
 with looks at the held-out objects in between (run.py); few masks get several short trainings
 (trials.py). The best weights are kept, a head that tells clicks on objects from others is fitted
-(presence_fit.py), and at the end all is scored beside plain SAM. A callback is told what happens.
-Several processes do this together (processes.py).
+(presence_fit.py), where that is asked for a map of where objects are (object_map_fit.py), and at
+the end all is scored beside plain SAM. A callback is told what happens. Several processes do this
+together (processes.py).
 """
 
 import time
@@ -17,14 +18,16 @@ import numpy as np
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.coarse_scores import CoarseScores, score_coarse
-from samtune.config import FitConfig
+from samtune.config import EVERY_OBJECT, FitConfig
 from samtune.curves import Curves
 from samtune.dataset import Dataset, folds
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import SamtuneError
 from samtune.evaluation import ObjectScores, Scores, score_objects
+from samtune.found_scores import FoundScores, score_found
 from samtune.images import read_image
 from samtune.learner import EncodedImages
+from samtune.object_map_fit import calibrate, fit_object_map
 from samtune.pairs import Pair
 from samtune.predictor import Predictor
 from samtune.presence_fit import fit_presence
@@ -47,6 +50,8 @@ class FitResult:
         base: held-out scores of plain SAM.
         adapted: held-out scores of the adapter, refined ones included.
         coarse: held-out scores of masks that are off, refined; None where it cannot refine.
+        found: what it finds on held-out images by itself, those that its judgement was set on
+            among them; None where it did not learn to.
         gain: of the adapter over plain SAM, with its interval.
         folds: how many trainings took turns in holding images out, so that each object was scored
             by one that had not seen it; 0 where objects were held out for good.
@@ -59,6 +64,7 @@ class FitResult:
     base: Scores
     adapted: Scores
     coarse: CoarseScores | None
+    found: FoundScores | None
     gain: Gain
     folds: int
     objects_per_second: float
@@ -89,7 +95,7 @@ def fit(
     Args:
         train: objects to learn from.
         val: objects held out; no image is in both. None: trainings take turns in holding some of
-            `train` out, and the adapter is trained on all of it.
+            `train` out, the adapter is trained on all of it, and does not learn to find objects.
         sam: the frozen model.
         cache: where embeddings are kept.
         config: the settings.
@@ -164,6 +170,13 @@ def fit(
         )
         for one, refiner in zip((learned, *trials), refiners, strict=True):
             one.refiner = refiner
+    if config.auto and val is not None:
+        learned.object_map = fit_object_map(
+            images,
+            objects,
+            config.seed,
+            on_progress=lambda done, total: on_progress(Progress("map", done, total)),
+        )
     trained = time.monotonic()
 
     info = AdapterInfo(
@@ -179,6 +192,7 @@ def fit(
             "objects_seen": run.seen,
             "sha256": train.fingerprint(),
         },
+        proposes=learned.proposes,
     )
     adapter = Adapter(info, learned)
     scored = [(val, adapter)] if val is not None else []
@@ -191,12 +205,24 @@ def fit(
         cache,
         on_progress=lambda done, total: on_progress(Progress("coarse", done, total)),
     )
+    found = None
+    if val is not None and learned.object_map is not None:
+        finder = Predictor(sam, adapter)
+        calibrate(finder, learned.object_map, val, cache)
+        found = score_found(
+            val,
+            finder,
+            cache,
+            EVERY_OBJECT,
+            on_progress=lambda done, total: on_progress(Progress("find", done, total)),
+        )
     ended = time.monotonic()
     return FitResult(
-        adapter=replace(adapter, info=_with_scores(info, *means, coarse)),
+        adapter=replace(adapter, info=_with_scores(info, *means, coarse, found)),
         base=means[0],
         adapted=means[1],
         coarse=coarse,
+        found=found,
         gain=Gain.over(base, adapted, groups),
         folds=len(parts),
         objects_per_second=run.objects_per_second,
@@ -272,7 +298,11 @@ def _score(
 
 
 def _with_scores(
-    info: AdapterInfo, base: Scores, adapted: Scores, coarse: CoarseScores | None
+    info: AdapterInfo,
+    base: Scores,
+    adapted: Scores,
+    coarse: CoarseScores | None,
+    found: FoundScores | None,
 ) -> AdapterInfo:
     scores = {
         "base_iou": base.iou,
@@ -280,6 +310,9 @@ def _with_scores(
         "adapter_iou": adapted.iou,
         "adapter_oracle_iou": adapted.oracle_iou,
     }
+    if found is not None:
+        told = {f"found_{name}": value for name, value in asdict(found).items()}
+        scores |= {name: value for name, value in told.items() if value is not None}
     if adapted.refined_iou is None:
         return replace(info, scores=scores)
     refined = {

@@ -62,7 +62,7 @@ def test_where_nothing_is_found_the_mask_is_null_with_a_reason_and_exit_code_0(a
     assert answer["mask"] is None
     assert answer["files"] == {"png": None}
     assert answer["prompt"] is None
-    assert "nothing is like the reference" in answer["reason"]
+    assert "nothing is like the object" in answer["reason"]
     assert (answer["area"], answer["bbox"], answer["score"]) == (0, [0, 0, 0, 0], 0)
     assert not any(name.startswith("out") for name in files_in(workplace) - before)
     result = run("segment", "red.png", "blue.png", "--adapter", adapter)

@@ -123,7 +123,7 @@ def test_one_reference_finds_such_a_thing_elsewhere_and_nothing_where_there_is_n
         scores.append((mask & target).sum() / (mask | target).sum())
     assert np.mean(scores) > 0.8
     assert nothing["mask"] is None
-    assert "nothing is like the reference" in nothing["reason"]
+    assert "nothing is like the object" in nothing["reason"]
 
 
 def test_a_reference_instead_of_a_click_on_the_real_weights(mobile_sam_path, toy_dataset, tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from answers import answer
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.finding import find_objects
@@ -112,7 +113,7 @@ def test_where_nothing_is_alike_nothing_is_found_and_it_says_so(looking):
     predictor, image = looking({(4, 4): 0.2}, [])
     found = find_objects(predictor, image, max_objects=5)
     assert not found.objects
-    assert "nothing is like the reference" in found.reason
+    assert "nothing is like the object" in found.reason
     assert f"{found.best_rejected:.2f}" in found.reason
     assert found.best_rejected < 0.5
 
@@ -121,7 +122,7 @@ def test_presence_is_the_score_of_what_is_found(looking):
     predictor, image = looking({(4, 4): 1.0}, [square(4, 4)])
     (found,) = find_objects(predictor, image).objects
     search = predictor.adapter.learned.search(image)
-    assert found.prediction.score == search.presence(square(4, 4)) != 0.9
+    assert found.prediction.score == search.presence(answer(square(4, 4))) != 0.9
 
 
 def test_plain_sam_and_adapters_that_need_prompts_find_nothing_by_themselves(looking, tiny_sam):
@@ -193,4 +194,4 @@ def test_parts_that_are_not_like_the_reference_are_no_objects(all_at_once):
     assert not upper[64:].any()
     nothing = find_objects(*all_at_once(), max_objects=5)
     assert nothing.objects == ()
-    assert "nothing is like the reference: presence 0." in nothing.reason
+    assert "nothing is like the object: presence 0." in nothing.reason

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from answers import answer
 
 from samtune.location_prior import LocationPrior
 from samtune.sam import Embedding
@@ -40,27 +41,27 @@ def test_the_negative_point_can_be_left_out():
 def test_the_next_place_is_outside_of_what_was_answered():
     looking = search(r1c2=0.9, r1c3=0.8, r4c6=0.7)
     looking.propose()
-    looking.suppress(covering((1, 2), (1, 3)))
+    looking.suppress(covering((1, 2), (1, 3)), accepted=False)
     assert looking.propose().points[0].tolist() == [103.5, 71.5]
 
 
 def test_a_place_is_not_proposed_twice_although_the_answer_leaves_it_out():
     looking = search(r1c2=0.9, r4c6=0.7)
     looking.propose()
-    looking.suppress(np.zeros(SIZE, dtype=bool))
+    looking.suppress(np.zeros(SIZE, dtype=bool), accepted=False)
     assert looking.propose().points[0].tolist() == [103.5, 71.5]
 
 
 def test_it_ends_when_everything_is_known():
     looking = search(r1c2=0.9)
-    looking.suppress(np.ones(SIZE, dtype=bool))
+    looking.suppress(np.ones(SIZE, dtype=bool), accepted=False)
     assert looking.propose() is None
 
 
 def test_presence_grows_with_the_likeness_of_what_the_mask_covers():
     looking = search(r1c2=1.0, r1c3=1.0, r4c6=0.3)
     there, half, weak, none = (
-        looking.presence(mask)
+        looking.presence(answer(mask))
         for mask in (
             covering((1, 2), (1, 3)),
             covering((1, 2), (0, 0)),
@@ -73,11 +74,11 @@ def test_presence_grows_with_the_likeness_of_what_the_mask_covers():
 
 
 def test_an_empty_mask_is_nothing():
-    assert search(r1c2=1.0).presence(np.zeros(SIZE, dtype=bool)) == 0
+    assert search(r1c2=1.0).presence(answer(np.zeros(SIZE, dtype=bool))) == 0
 
 
 def test_what_stands_out_but_is_not_the_object_is_not_accepted():
     mask = covering((1, 2))
-    assert search(r1c2=1.0).presence(mask) > 0.5
-    assert search(r1c2=1.0, familiar=0.1).presence(mask) < 0.5
-    assert search(r1c2=1.0, familiar=-1e6).presence(mask) < 1e-6
+    assert search(r1c2=1.0).presence(answer(mask)) > 0.5
+    assert search(r1c2=1.0, familiar=0.1).presence(answer(mask)) < 0.5
+    assert search(r1c2=1.0, familiar=-1e6).presence(answer(mask)) < 1e-6

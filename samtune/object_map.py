@@ -1,0 +1,66 @@
+"""A map of where an adapter's objects are, from the image's embedding alone.
+
+For each cell of the embedding: whether an object's middle is here, and whether the cell is on an
+object. A middle is where a click is answered best, and touching objects have one each; that is the
+key point of CenterNet (Zhou et al. 2019, https://arxiv.org/abs/1904.07850, section 3), on SAM's
+frozen embeddings. A few convolutions on ever coarser grids see how an object lies in the image
+(U-Net, Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597). What an answer to such a click
+is worth, object_search.py judges by five numbers.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LEVELS = 4  # grids, each half as fine as the one before
+_RARE = -4.0  # first logits: nearly every cell is none
+FEATURES = 5  # of an answer (object_search.py)
+
+
+class ObjectMap(nn.Module):
+    """From an image's embedding to middles and cover, and how an answer is judged.
+
+    Args:
+        width: channels in between.
+        channels: of the embedding.
+        drop: share of the channels that is left out in training.
+    """
+
+    def __init__(self, width: int = 48, channels: int = 256, drop: float = 0.1) -> None:
+        super().__init__()
+        self.drop = nn.Dropout2d(drop)
+        self.enter = nn.Conv2d(channels, width, 1)
+        self.down = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(_LEVELS))
+        self.up = nn.ModuleList(
+            nn.Conv2d(2 * width, width, 3, padding=1) for _ in range(_LEVELS - 1)
+        )
+        self.leave = nn.Conv2d(width, 2, 1)
+        self.judge = nn.Linear(FEATURES, 1)
+        nn.init.constant_(self.leave.bias, _RARE)  # type: ignore[arg-type]
+        nn.init.zeros_(self.judge.weight)
+        nn.init.zeros_(self.judge.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map B images.
+
+        Args:
+            features: (B, channels, h, w) embeddings.
+
+        Returns:
+            Logits (B, h, w) that an object's middle is in a cell, and that it is on an object.
+        """
+        cells = features.permute(0, 2, 3, 1)
+        normed = F.layer_norm(cells, cells.shape[-1:]).permute(0, 3, 1, 2)
+        grid = F.gelu(self.enter(self.drop(normed)))
+        finer = []
+        for number, step in enumerate(self.down):
+            if number:
+                finer.append(grid)
+                grid = F.avg_pool2d(grid, 2, ceil_mode=True)
+            grid = F.gelu(step(grid))
+        for step, own in zip(self.up, reversed(finer), strict=True):
+            rows, columns = own.shape[-2:]
+            wider = F.interpolate(grid, scale_factor=2.0)[..., :rows, :columns]
+            grid = F.gelu(step(torch.cat([wider, own], dim=1)))
+        middles, cover = self.leave(grid).unbind(dim=1)
+        return middles, cover

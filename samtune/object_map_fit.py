@@ -1,0 +1,195 @@
+"""Fit an adapter's map of its objects, and what judges the answers to its clicks.
+
+The map learns from the cached embeddings alone, after the adapter. Answers are judged by a logistic
+regression on held-out images: on those of training, the map knows where to click.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samtune.dataset import Dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.evaluation import encoded_images
+from samtune.learner import EncodedImages
+from samtune.metrics import iou
+from samtune.object_map import FEATURES, ObjectMap
+from samtune.object_search import ObjectSearch
+from samtune.predictor import Predictor
+from samtune.supervision import STRIDE, Supervision
+
+STEPS = 600  # of training
+_BATCH = 4  # images a step
+_RATE, _DECAY = 1e-3, 0.01  # AdamW; the rate rises for a tenth of the steps, then a cosine to 0
+_SPREAD = 0.15  # standard deviation of a middle, in sides of the square of an object's area
+_LEAST_SPREAD = 0.7  # cells
+_CALIBRATED_ON = 48  # held-out images, evenly from more
+_MOST_CLICKS = 40  # in each of them
+_RIDGE = 0.01  # on the squared weights of normed features, per answer
+_NEWTON = 20  # steps, of which it takes five or six
+RIGHT_IOU = 0.5
+
+
+def fit_object_map(
+    images: EncodedImages,
+    objects: Sequence[Supervision],
+    seed: int,
+    *,
+    steps: int = STEPS,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ObjectMap:
+    """Learn where objects are.
+
+    Args:
+        images: the embeddings of all images that objects are in.
+        objects: what to learn from, those of an image in a row.
+        seed: the same seed gives the same map.
+        steps: how many.
+        on_progress: called with the steps done and of all.
+
+    Returns:
+        The map, which does not judge answers yet.
+    """
+    targets = {
+        index: _targets(list(things))
+        for index, things in groupby(objects, key=lambda one: one.image_index)
+    }
+    rng = np.random.default_rng([seed, 6])
+    device = images.batch([objects[0].image_index]).device
+    # The caller's random numbers stay as they are.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        learned = ObjectMap().to(device).train()
+        optimizer = torch.optim.AdamW(learned.parameters(), lr=_RATE, weight_decay=_DECAY)
+        rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
+        waiting: list[int] = []
+        for step in range(steps):
+            while len(waiting) < _BATCH:
+                waiting += rng.permutation(list(targets)).tolist()
+            chosen, waiting = waiting[:_BATCH], waiting[_BATCH:]
+            features = images.batch(chosen)
+            middles, cover, inside = (
+                torch.stack(kind).to(device)
+                for kind in zip(*(targets[index] for index in chosen), strict=True)
+            )
+            if rng.random() < 0.5:
+                # Padding is on the right and at the bottom; the map is shown it on the left, too.
+                features, middles, cover, inside = (
+                    one.flip(-1) for one in (features, middles, cover, inside)
+                )
+            optimizer.zero_grad()
+            found_middles, found_cover = learned(features)
+            wrong = loss(found_middles, found_cover, middles, cover, inside)
+            wrong.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            rate.step()
+            on_progress(step + 1, steps)
+    return learned.requires_grad_(False).eval()
+
+
+def calibrate(
+    predictor: Predictor, object_map: ObjectMap, held_out: Dataset, cache: EmbeddingCache
+) -> None:
+    """Fit what judges answers to those on held-out images.
+
+    Args:
+        predictor: with the adapter that answers.
+        object_map: what proposes the clicks; its judge is fitted.
+        held_out: the images and their objects.
+        cache: where embeddings are kept.
+    """
+    count = len(held_out.pairs)
+    chosen = np.linspace(0, count - 1, min(count, _CALIBRATED_ON)).round().astype(int).tolist()
+    features, right = [np.zeros((0, FEATURES), np.float32)], []
+    for _, embedding, things in encoded_images(held_out, predictor.sam, cache, chosen, None):
+        masks = [thing.mask() for thing in things]
+        search = ObjectSearch(object_map, embedding)
+        known: list[NDArray[np.float32]] = []
+        while len(known) < _MOST_CLICKS and (prompt := search.propose()):
+            (answer,) = predictor.predict(embedding, [prompt])
+            known.append(search.features(answer))
+            right.append(any(iou(answer.mask, mask) >= RIGHT_IOU for mask in masks))
+        features += [np.stack(known)] if known else []
+    weight, bias = logistic(np.concatenate(features), np.array(right, dtype=bool))
+    with torch.no_grad():
+        object_map.judge.weight.copy_(torch.from_numpy(weight)[None])
+        object_map.judge.bias.fill_(bias)
+
+
+def loss(
+    found_middles: Tensor, found_cover: Tensor, middles: Tensor, cover: Tensor, inside: Tensor
+) -> Tensor:
+    """The penalty-reduced focal loss of CenterNet (equation 1), and cross-entropy of the cover.
+
+    Args:
+        found_middles: (B, h, w) logits.
+        found_cover: (B, h, w) logits.
+        middles: (B, h, w) 1 in the cell of a middle, less around it.
+        cover: (B, h, w) shares of the cells that are on objects.
+        inside: (B, h, w) 1 in the image, 0 in the padding.
+    """
+    hit = (middles >= 1).float()
+    chance = torch.sigmoid(found_middles)
+    missed = F.softplus(-found_middles) * (1 - chance).square() * hit
+    false = F.softplus(found_middles) * chance.square() * (1 - middles).pow(4) * (1 - hit)
+    points = ((missed + false) * inside).sum() / hit.sum().clamp_min(1)
+    covered = F.binary_cross_entropy_with_logits(found_cover, cover, reduction="none") * inside
+    return points + covered.sum() / cover.sum().clamp_min(1)
+
+
+def logistic(
+    features: NDArray[np.float32], right: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], float]:
+    """Logistic regression with a little ridge, by Newton's method.
+
+    Args:
+        features: (N, F) of answers; N may be 0.
+        right: (N,) which of them are.
+
+    Returns:
+        (F,) weights and the bias, so that the sigmoid of their sum is the share of right answers.
+        With a right and a wrong answer that nothing is known of beside them, all of N being right
+        is no certainty.
+    """
+    width = features.shape[1]
+    rows = np.concatenate([features.astype(np.float64), np.zeros((2, width))])
+    mean = features.mean(axis=0) if len(features) else np.zeros(width)
+    scale = features.std(axis=0) + 1e-6 if len(features) else np.ones(width)
+    rows[: len(features)] = (features - mean) / scale
+    rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+    wanted = np.concatenate([right.astype(np.float64), [1.0, 0.0]])
+    ridge = _RIDGE * len(rows) * np.diag([1.0] * width + [0.0])
+    weights = np.zeros(width + 1)
+    for _ in range(_NEWTON):
+        chance = 1 / (1 + np.exp(-np.clip(rows @ weights, -50, 50)))
+        slope = rows.T @ (chance - wanted) + ridge @ weights
+        bend = (rows.T * (chance * (1 - chance))) @ rows + ridge
+        weights = weights - np.linalg.solve(bend, slope)
+    own = weights[:-1] / scale
+    return own.astype(np.float32), float(weights[-1] - own @ mean)
+
+
+def _targets(things: list[Supervision]) -> tuple[Tensor, Tensor, Tensor]:
+    """An image's middles, cover and inside, each (grid, grid)."""
+    grid = things[0].grid
+    rows, columns = np.mgrid[:grid, :grid]
+    middles, cover = np.zeros((2, grid, grid), np.float32)
+    for one in things:
+        shares = one.cell_shares()
+        cover = np.maximum(cover, shares)
+        x, y = one.center / STRIDE - 0.5
+        spread = max(_LEAST_SPREAD, _SPREAD * float(np.sqrt(shares.sum())))
+        near = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * spread**2))
+        middles = np.maximum(middles, np.minimum(near, 0.99).astype(np.float32))
+    for one in things:
+        column, row = np.clip(one.center // STRIDE, 0, grid - 1).astype(int)
+        middles[row, column] = 1
+    inside = np.zeros((grid, grid), np.float32)
+    height, width = (max(1, round(length / STRIDE)) for length in things[0].frame)
+    inside[:height, :width] = 1
+    return torch.from_numpy(middles), torch.from_numpy(cover), torch.from_numpy(inside)

@@ -1,0 +1,217 @@
+"""Finding all objects without a prompt: the map of middles, and how answers are judged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from answers import answer
+from PIL import Image
+from tiny_models import build_adapter
+
+from samtune.adapter import Adapter
+from samtune.dataset import load_dataset
+from samtune.embeddings import EmbeddingCache
+from samtune.errors import AdapterError
+from samtune.finding import find_objects
+from samtune.images import read_image
+from samtune.learner import EncodedImages
+from samtune.object_map import ObjectMap
+from samtune.object_map_fit import calibrate, fit_object_map, logistic, loss
+from samtune.object_search import ObjectSearch
+from samtune.predictor import Prediction, Predictor
+from samtune.supervision import supervise
+
+NO_LOGITS = np.zeros((0, 32, 32), np.float32)
+STEPS = 120
+
+
+class AsDrawn(Predictor):
+    """Answers a point with the labelled thing that it is on; else with the square around it."""
+
+    def __init__(self, sam, adapter, labels):
+        super().__init__(sam, adapter)
+        self.labels = labels  # of each image, by the embedding's first number
+
+    def predict(self, embedding, prompts, *, all_masks=False, refine=False):
+        ((x, y),) = prompts[0].points.round().astype(int)
+        labels = self.labels[float(embedding.features.double().sum())]
+        mask = labels == labels[y, x]
+        if labels[y, x] == 0:
+            mask = np.zeros_like(mask)
+            mask[max(0, y - 8) : y + 8, max(0, x - 8) : x + 8] = True
+        return [Prediction(mask, 0.9, NO_LOGITS, NO_LOGITS, NO_LOGITS, NO_LOGITS)]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory, tiny_sam):
+    """24 images of yellow squares among blue ones, the last eight to look at; their labels."""
+    folder, rng = tmp_path_factory.mktemp("squares"), np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for number in range(24):
+        image = rng.integers(0, 60, (128, 128, 3), dtype=np.uint8)
+        labels = np.zeros((128, 128), np.uint8)
+        for place, cell in enumerate(rng.permutation(9)[: rng.integers(3, 6)]):
+            top, left = 42 * np.array(divmod(int(cell), 3)) + rng.integers(2, 10, 2)
+            square = np.s_[top : top + 30, left : left + 30]
+            image[square] = (230, 200, 30) if place else (30, 60, 220)
+            labels[square] = place
+        Image.fromarray(image).save(folder / "images" / f"{number:02}.png")
+        Image.fromarray(labels).save(folder / "masks" / f"{number:02}.png")
+    return load_dataset(folder, objects="instances")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return EmbeddingCache(tmp_path_factory.mktemp("embeddings"))
+
+
+@pytest.fixture(scope="module")
+def fit(drawn, tiny_sam, cache):
+    def fit_map(**options):
+        train = drawn.subset(range(16))
+        keys = [cache.encode(read_image(pair.image), tiny_sam)[0] for pair in train.pairs]
+        images = EncodedImages(tiny_sam, cache, train.pairs, keys)
+        rng = np.random.default_rng(0)
+        objects = supervise(train.objects, tiny_sam.image_size, rng)
+        return fit_object_map(images, objects, 0, steps=STEPS, **options)
+
+    return fit_map
+
+
+@pytest.fixture(scope="module")
+def learned(fit):
+    return fit()
+
+
+@pytest.fixture(scope="module")
+def new(drawn, tiny_sam, cache):
+    """Of each image that was not learned from: the embedding, and its labels."""
+    found = []
+    for index in range(16, 24):
+        _, embedding = cache.encode(read_image(drawn.pairs[index].image), tiny_sam)
+        masks = [one.mask() for one in drawn.objects if one.image_index == index]
+        labels = sum(number * mask for number, mask in enumerate(masks, start=1))
+        found.append((embedding, labels))
+    return found
+
+
+def clicks(search):
+    while (prompt := search.propose()) is not None:
+        yield prompt.points[0].round().astype(int)
+
+
+def test_the_likeliest_clicks_are_one_on_each_object(learned, new):
+    for embedding, labels in new:
+        proposed = [int(labels[y, x]) for x, y in clicks(ObjectSearch(learned, embedding))]
+        assert sorted(proposed[: labels.max()]) == list(range(1, labels.max() + 1))
+
+
+def test_what_an_object_covers_is_not_clicked_on_again(learned, new):
+    embedding, labels = new[0]
+    search = ObjectSearch(learned, embedding)
+    search.suppress(labels == 1, accepted=True)
+    search.suppress(labels == 2, accepted=False)  # no object: there may be one in it
+    proposed = {int(labels[y, x]) for x, y in clicks(search)}
+    assert 1 not in proposed
+    assert 2 in proposed
+
+
+def test_after_calibration_all_objects_of_new_images_are_found_and_nothing_else(
+    learned, new, drawn, cache, tiny_sam
+):
+    by_sum = {float(one.features.double().sum()): labels for one, labels in new}
+    adapter = build_adapter(tiny_sam, refines=False)
+    adapter.learned.object_map = learned
+    predictor = AsDrawn(tiny_sam, adapter, by_sum)
+    calibrate(predictor, learned, drawn.subset(range(16, 20)), cache)
+    for embedding, labels in new[4:]:
+        found = find_objects(predictor, embedding, 100).objects
+        shown = sorted(int(labels[one.prediction.mask].min()) for one in found)
+        assert shown == list(range(1, labels.max() + 1))
+        assert all(0.5 <= one.prediction.score <= 1 for one in found)
+
+
+def test_the_same_seed_gives_the_same_map_and_takes_no_random_number_of_the_caller(fit, learned):
+    torch.manual_seed(3)
+    wanted = torch.rand(2)
+    torch.manual_seed(3)
+    again = fit()
+    assert torch.equal(torch.rand(2), wanted)
+    for name, tensor in again.state_dict().items():
+        if not name.startswith("judge"):
+            assert torch.equal(tensor, learned.state_dict()[name]), name
+
+
+def test_a_map_has_the_grid_s_size_whatever_it_is():
+    for rows, columns in ((64, 64), (8, 8), (5, 7), (1, 9)):
+        middles, cover = ObjectMap(width=4, channels=8)(torch.randn(2, 8, rows, columns))
+        assert middles.shape == cover.shape == (2, rows, columns)
+
+
+def test_the_loss_is_centernet_s_and_the_padding_takes_no_part():
+    rng = np.random.default_rng(0)
+    found, cover_found = rng.normal(size=(2, 1, 4, 5))
+    middles, cover = rng.uniform(0, 0.9, (2, 1, 4, 5))
+    middles[0, 1, 2] = middles[0, 3, 0] = 1
+    inside = np.ones((1, 4, 5))
+    inside[..., 4] = 0
+    points = covered = 0.0
+    for row in range(4):
+        for column in range(4):
+            p = 1 / (1 + np.exp(-found[0, row, column]))
+            y = middles[0, row, column]
+            points -= (1 - p) ** 2 * np.log(p) if y == 1 else 0
+            points -= (1 - y) ** 4 * p**2 * np.log(1 - p) if y < 1 else 0
+            q, c = 1 / (1 + np.exp(-cover_found[0, row, column])), cover[0, row, column]
+            covered -= c * np.log(q) + (1 - c) * np.log(1 - q)
+    wanted = points / 2 + covered / cover.sum()
+    told = loss(*(torch.from_numpy(one) for one in (found, cover_found, middles, cover, inside)))
+    assert float(told) == pytest.approx(wanted)
+
+
+def test_judging_is_a_logistic_regression_that_says_the_share_of_right_answers():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(4000, 3)).astype(np.float32) * [1, 10, 0.1] + [5, 0, -3]
+    chance = 1 / (1 + np.exp(-(features[:, 0] - 5 + 0.2 * features[:, 1])))
+    right = rng.uniform(size=4000) < chance
+    weight, bias = logistic(features.astype(np.float32), right)
+    told = 1 / (1 + np.exp(-(features @ weight + bias)))
+    assert told.mean() == pytest.approx(right.mean(), abs=0.005)
+    for low in np.arange(0, 1, 0.2):
+        here = (told >= low) & (told < low + 0.2)
+        assert right[here].mean() == pytest.approx(told[here].mean(), abs=0.06)
+
+
+@pytest.mark.parametrize("right", [[], [True] * 5, [False] * 5])
+def test_answers_of_one_kind_or_none_give_no_certainty(right):
+    features = np.zeros((len(right), 5), np.float32)
+    weight, bias = logistic(features, np.array(right, dtype=bool))
+    told = 1 / (1 + np.exp(-bias))
+    assert np.all(weight == 0)
+    assert told == pytest.approx((sum(right) + 1) / (len(right) + 2), abs=1e-6)
+
+
+def test_an_empty_answer_has_features_of_its_own(learned, new):
+    embedding, labels = new[0]
+    search = ObjectSearch(learned, embedding)
+    search.propose()
+    features = search.features(answer(np.zeros_like(labels, dtype=bool), presence=0.0))
+    assert np.isfinite(features).all()
+
+
+def test_a_map_is_kept_in_the_adapter_and_a_description_that_differs_is_refused(
+    learned, tiny_sam, tmp_path
+):
+    adapter = build_adapter(tiny_sam)
+    adapter.learned.object_map = learned
+    adapter.save(tmp_path / "unsaid.safetensors")
+    with pytest.raises(AdapterError, match="object map"):
+        Adapter.load(tmp_path / "unsaid.safetensors", tiny_sam)
+    said = Adapter(replace(adapter.info, proposes=True), adapter.learned)
+    said.save(tmp_path / "a.safetensors")
+    read = Adapter.load(tmp_path / "a.safetensors", tiny_sam)
+    assert read.learned.proposes
+    assert torch.equal(read.learned.object_map.judge.weight, learned.judge.weight)
+    assert read.learned.parameters_in_use() == build_adapter(tiny_sam).learned.parameters_in_use()
