@@ -33,7 +33,8 @@ class Found:
 
     Attributes:
         prompt: where it was looked for, in pixels of the image, or everywhere.
-        prediction: the answer, with its presence, 0 to 1, as score.
+        prediction: the answer, with how likely it is an object, 0 to 1, as presence; as score,
+            where the adapter does not tell the presence of prompts.
     """
 
     prompt: Prompt
@@ -115,7 +116,11 @@ def find_objects(
             continue
         misses = 0
         outlined.append(filled)
-        found.append(Found(prompt, replace(answer, score=presence)))
+        if answer.presence is None:
+            answer = replace(answer, score=presence)
+        else:
+            answer = replace(answer, presence=presence)
+        found.append(Found(prompt, answer))
     return Finding(tuple(found), max(rejected, default=None))
 
 

@@ -133,6 +133,22 @@ def test_after_calibration_all_objects_of_new_images_are_found_and_nothing_else(
         assert all(0.5 <= one.prediction.score <= 1 for one in found)
 
 
+def test_what_is_found_keeps_its_estimated_iou_and_says_how_likely_it_is_an_object(
+    learned, new, tiny_sam
+):
+    class Told(AsDrawn):
+        def predict(self, *given, **options):
+            return [replace(one, presence=0.2) for one in super().predict(*given, **options)]
+
+    embedding, labels = new[0]
+    adapter = build_adapter(tiny_sam, refines=False)
+    adapter.learned.object_map = learned
+    by_sum = {float(embedding.features.double().sum()): labels}
+    for one in find_objects(Told(tiny_sam, adapter, by_sum), embedding, 100).objects:
+        assert one.prediction.score == 0.9
+        assert one.prediction.presence >= 0.5
+
+
 def test_the_same_seed_gives_the_same_map_and_takes_no_random_number_of_the_caller(fit, learned):
     torch.manual_seed(3)
     wanted = torch.rand(2)
