@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from samtune.cli_segment import open_lines
+from samtune.cli_questions import open_lines
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,

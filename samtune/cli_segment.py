@@ -6,7 +6,6 @@ image does wrong does not keep the others from being done.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from samtune.cli_formats import (
     open_segment_writers,
 )
 from samtune.cli_outcomes import Outcome, say_images, say_lines
+from samtune.cli_questions import given_prompts, open_lines, own_questions, read_questions
 from samtune.cli_ray import Job, RayOption, segment_on_ray
 from samtune.cli_references import (
     ReferenceBoxOption,
@@ -48,11 +48,9 @@ from samtune.console import (
     open_sam,
     parsed,
 )
-from samtune.errors import PromptError, SamtuneError
 from samtune.shards import Shard
 
 if TYPE_CHECKING:
-    from samtune.prompts import Prompt
     from samtune.results import Names
 
 
@@ -215,7 +213,7 @@ def segment(
     from samtune.pairs import find_images
 
     images = find_images(images)
-    given = _given_prompts(points or [], negative_points or [], boxes or [])
+    given = given_prompts(points or [], negative_points or [], boxes or [])
     part = parsed("--shard", Shard.parse, [shard])[0]
 
     chosen = chosen_formats(context, formats or ["png"])
@@ -249,7 +247,7 @@ def segment(
         )
         if lines is not None:
             with lines:
-                asked = list(_questions(lines))
+                asked = list(read_questions(lines))
         with Terminal(quiet) as terminal:
             resolve(checkpoint, terminal.show_bytes)  # fetched once, for the workers here
         outcomes = segment_on_ray(ray, job, asked, writers)
@@ -273,7 +271,9 @@ def segment(
             if lines is not None:
                 failed, all_of = _answer_lines(segmenter, lines, part, names)
             else:
-                own = list(_own(part, names, asked))  # a list: all names are known before the first
+                own = list(
+                    own_questions(part, names, asked)
+                )  # a list: all names are known before the first
                 failed, all_of = _answer_images(segmenter, own, as_json)
     if not (all_of or part.is_whole or quiet):
         typer.echo(
@@ -307,39 +307,6 @@ def _check_finding(context: typer.Context, adapters: list[Path], auto: bool) -> 
         )
 
 
-def _given_prompts(
-    points: list[str], negative_points: list[str], boxes: list[str]
-) -> list["Prompt"]:
-    """The prompts that the options make: one a box, or one of all points."""
-    from samtune.prompt_text import parse_box, parse_point
-    from samtune.prompts import Prompt
-
-    on_object = parsed("--point", parse_point, points)
-    on_background = parsed("--negative-point", parse_point, negative_points)
-    corners = parsed("--box", parse_box, boxes)
-    if not (on_object or on_background or corners):
-        return []
-    if not corners:
-        return [Prompt.of(on_object, on_background)]
-    return [Prompt.of(on_object, on_background, box) for box in corners]
-
-
-def open_lines(name: str) -> BinaryIO:
-    """Open --prompts: bytes, because a line that is no text has to fail alone.
-
-    Raises:
-        PromptError: the file cannot be read.
-    """
-    if name == "-":
-        return sys.stdin.buffer
-    try:
-        return Path(name).open("rb")
-    except OSError as error:
-        raise PromptError(
-            f"{name} cannot be read ({error.strerror}): give a file of prompts, or - for stdin."
-        ) from error
-
-
 def _answer_images(
     segmenter: "Segmenter", questions: list[Question], as_json: bool
 ) -> tuple[int, int]:
@@ -349,19 +316,6 @@ def _answer_images(
         return say_images((Outcome.of(*one, name_adapter=several) for one in answered), as_json)
 
 
-def _own(shard: Shard, names: "Names", questions: Iterable[Question]) -> Iterator[Question]:
-    """The shard's questions; the names of the others' results are left to them."""
-
-    def name(question: Question) -> str | None:
-        return question.image.stem if question.error is None else None
-
-    for question, is_own in shard.deal(questions, name):
-        if is_own:
-            yield question
-        elif question.error is None:
-            names.leave(question.image.stem)
-
-
 def _answer_lines(
     segmenter: "Segmenter", lines: BinaryIO, shard: Shard, names: "Names"
 ) -> tuple[int, int]:
@@ -369,24 +323,9 @@ def _answer_lines(
     # Whoever writes into a pipe may wait for an answer before the next line.
     ahead = lines is not sys.stdin.buffer and lines.seekable()
     if ahead and not shard.is_whole:  # all names are known before the first, as with images
-        for _ in _own(shard, names, _questions(lines)):
+        for _ in own_questions(shard, names, read_questions(lines)):
             pass
         lines.seek(0)
-    questions = _own(shard, names, _questions(lines))
+    questions = own_questions(shard, names, read_questions(lines))
     with lines, closing(segmenter.answer_all(questions, ahead=ahead)) as answered:
         return say_lines(Outcome.of(*one) for one in answered)
-
-
-def _questions(lines: BinaryIO) -> Iterator[Question]:
-    """What the lines ask, blank ones left out."""
-    from samtune.prompt_text import decode_line, parse_prompt_line, read_lines
-
-    for number, line in enumerate(read_lines(lines), start=1):
-        if not line.strip():
-            continue
-        try:
-            asked = parse_prompt_line(decode_line(line))
-        except SamtuneError as error:
-            yield Question(number, Path(), [], error)
-        else:
-            yield Question(number, asked.image, [asked.prompt])

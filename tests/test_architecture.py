@@ -119,6 +119,7 @@ READING_ORDER = [
     "console",
     "cli_report",
     "cli_answers",
+    "cli_questions",
     "cli_formats",
     "cli_references",
     "cli_sources",
