@@ -271,9 +271,8 @@ def segment(
             if lines is not None:
                 failed, all_of = _answer_lines(segmenter, lines, part, names)
             else:
-                own = list(
-                    own_questions(part, names, asked)
-                )  # a list: all names are known before the first
+                # A list: all names are known before the first.
+                own = list(own_questions(part, names, asked))
                 failed, all_of = _answer_images(segmenter, own, as_json)
     if not (all_of or part.is_whole or quiet):
         typer.echo(
