@@ -55,9 +55,9 @@ def fit_object_map(
     Returns:
         The map, which does not judge answers yet.
     """
-    targets = {
-        index: _targets(list(things))
-        for index, things in groupby(objects, key=lambda one: one.image_index)
+    things = {
+        index: list(same_image)
+        for index, same_image in groupby(objects, key=lambda one: one.image_index)
     }
     rng = np.random.default_rng([seed, 6])
     device = images.batch([objects[0].image_index]).device
@@ -70,12 +70,12 @@ def fit_object_map(
         waiting: list[int] = []
         for step in range(steps):
             while len(waiting) < _BATCH:
-                waiting += rng.permutation(list(targets)).tolist()
+                waiting += rng.permutation(list(things)).tolist()
             chosen, waiting = waiting[:_BATCH], waiting[_BATCH:]
             features = images.batch(chosen)
             middles, cover, inside = (
                 torch.stack(kind).to(device)
-                for kind in zip(*(targets[index] for index in chosen), strict=True)
+                for kind in zip(*(_targets(things[index]) for index in chosen), strict=True)
             )
             if rng.random() < 0.5:
                 # Padding is on the right and at the bottom; the map is shown it on the left, too.
