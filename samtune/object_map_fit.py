@@ -25,7 +25,7 @@ from samtune.supervision import STRIDE, Supervision
 
 STEPS = 600  # of training
 _BATCH = 4  # images a step
-_RATE, _DECAY = 1e-3, 0.01  # AdamW; the rate rises for a tenth of the steps, then a cosine to 0
+_RATE, _DECAY = 1e-3, 0.01  # AdamW; the rate rises for three tenths of the steps, then falls to 0
 _SPREAD = 0.15  # standard deviation of a middle, in sides of the square of an object's area
 _LEAST_SPREAD = 0.7  # cells
 _CALIBRATED_ON = 48  # held-out images, evenly from more
