@@ -19,7 +19,8 @@ from torch import nn
 from samtune.adapter import FORMAT_VERSION, METHODS, Adapter, AdapterInfo, Base
 from samtune.config import FitConfig
 from samtune.contour_refiner import ContourRefiner
-from samtune.finding import find_objects
+from samtune.finding import can_find, find_objects
+from samtune.object_map import ObjectMap
 from samtune.persam import Persam, PersamF
 from samtune.plm import PromptLearningModule
 from samtune.predictor import Predictor
@@ -86,12 +87,14 @@ def learned(method: str, sam: Sam) -> nn.Module:
     """What an adapter of a method holds: for plm few numbers of its matrices are not 0."""
     if method == "plm":
         parts = PromptLearningModule(), OutputSelector(), ContourRefiner(), PresenceHead()
-        plm, selector, refiner, head = (
-            fill(part, 20_000 + number * 100, 1 / 64) for number, part in enumerate(parts)
+        plm, selector, refiner, head, object_map = (
+            fill(part, 20_000 + number * 100, 1 / 64)
+            for number, part in enumerate((*parts, ObjectMap()))
         )
+        object_map.judge.bias.fill_(4)  # what it clicks on is an object
         refiner.load_state_dict({name: one / 32 for name, one in refiner.state_dict().items()})
         refiner.deviation.fill_(1)
-        return PromptLearning(plm, selector, refiner, head).eval()
+        return PromptLearning(plm, selector, refiner, head, object_map).eval()
     if method == "vrp":
         prompting = ReferencePrompting(VisualReferencePrompts(8), own=True)
         fill(prompting, 40_000, 1 / 64)
@@ -113,6 +116,7 @@ def write_adapter(method: str, sam: Sam) -> bytes:
         data={"train_images": 6, "train_objects": 7, "val_images": 2, "val_objects": 3},
         scores={"base_iou": 0.5, "adapter_iou": 0.75},
         refine_helps=method == "plm",
+        proposes=method == "plm",
     )
     path = FOLDER / "temporary.safetensors"
     Adapter(info, learned(method, sam)).save(path)
@@ -135,7 +139,7 @@ def answers(adapter: Adapter, sam: Sam) -> dict[str, np.ndarray]:
             # Not the mask within them: OpenCV's versions fill polygons differently by some pixels.
             rings = [ring for one in answer.contours for ring in (one.exterior, *one.holes)]
             found[f"{name} contours"] = np.concatenate(rings)
-    if adapter.info.finds:
+    if can_find(adapter.learned, told_to=True):
         for number, one in enumerate(find_objects(predictor, embedding, 2).objects):
             found[f"found {number} logits"] = one.prediction.low_res_logits
             found[f"found {number} prompt"] = one.prompt.points
