@@ -35,7 +35,7 @@ from samtune.cli_references import (
     parse_references,
     read_references,
 )
-from samtune.cli_sources import Refining, open_source
+from samtune.cli_sources import Refining, open_source, refining_helps
 from samtune.config import EVERY_OBJECT
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -209,6 +209,7 @@ def segment(
     refining: Refining = "always" if refine_always else "where it helps" if refine else "no"
     if refining != "no" and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
+    from samtune.adapter import read_info
     from samtune.checkpoints import resolve
     from samtune.pairs import find_images
 
@@ -250,6 +251,9 @@ def segment(
                 asked = list(read_questions(lines))
         with Terminal(quiet) as terminal:
             resolve(checkpoint, terminal.show_bytes)  # fetched once, for the workers here
+            if refining != "no":
+                for path in adapters or []:  # said once: workers are silent
+                    refining_helps(terminal, path, read_info(path), refining == "always")
         outcomes = segment_on_ray(ray, job, asked, writers)
         in_json = lines is not None
         failed, all_of = say_lines(outcomes) if in_json else say_images(outcomes, as_json)

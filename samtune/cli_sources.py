@@ -9,6 +9,7 @@ from samtune.console import Terminal
 from samtune.errors import AdapterError
 
 if TYPE_CHECKING:
+    from samtune.adapter import AdapterInfo
     from samtune.predictor import Predictor
     from samtune.reference_cells import Marked
     from samtune.sam import Sam
@@ -60,10 +61,16 @@ def shall_refine(
             "unless --no-pmm is given, and did not yet when older adapters were made. Fit it anew "
             "to refine with it."
         )
-    info = predictor.adapter.info
+    return refining_helps(terminal, path, predictor.adapter.info, always, coarse=coarse) or always
+
+
+def refining_helps(
+    terminal: Terminal, path: Path, info: "AdapterInfo", always: bool, *, coarse: bool = False
+) -> bool:
+    """Whether refining helped where that was measured; says so if it did not. As `shall_refine`."""
     helped = info.refine_helps_coarse if coarse else info.refine_helps
     if not helped:
         stays = "refining all the same" if always else "so masks stay as they are"
         what = "coarse masks of its held-out objects" if coarse else "its held-out objects"
         terminal.say(f"{path}: refining did not help on {what}, {stays}")
-    return helped or always
+    return helped

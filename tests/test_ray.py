@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from command import files_in, photo, run, use_instead_of_weights
+from command import files_in, photo, run, use_instead_of_weights, write_adapter
 from PIL import Image
 
 from samtune.cli_answers import Question
@@ -166,6 +166,15 @@ def test_a_device_that_the_cluster_lacks_is_refused_instead_of_waited_for(
     monkeypatch.setitem(sys.modules, "ray", fake)
     with pytest.raises(SamtuneError, match=f"--device {device} cannot be used"):
         shared_device(device)
+
+
+def test_it_says_once_that_refining_did_not_help(workplace, one_process, tiny_sam):
+    write_adapter(Path("a.safetensors"), tiny_sam, refine_helps=False)
+    words = ("segment", *IMAGES[:5], "-p", "9,9", "-a", "a.safetensors", "--refine", "-o")
+    plain, on_ray = run(*words, "plain"), run(*words, "ray", "--ray", "local")
+    assert on_ray.exit_code == 0
+    assert on_ray.stderr.count("refining did not help") == 1
+    assert on_ray.stderr == plain.stderr
 
 
 def test_a_finished_run_leaves_nothing_but_results(workplace, one_process):
