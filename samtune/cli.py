@@ -122,6 +122,8 @@ def info(
         ("adapter_oracle_iou", "held-out oracle"),
         ("base_oracle_iou", "  plain SAM"),
         ("found_iou", "held-out IoU, no click"),
+        ("found_recall", "  objects found"),
+        ("found_precision", "  masks that are right"),
     ):
         if key in scores:
             rows.append([title, f"{percent(scores[key])} %"])

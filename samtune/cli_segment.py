@@ -172,7 +172,8 @@ def segment(
 ) -> None:
     """Segment objects at points or in boxes, or those that an adapter finds by itself.
 
-    Adapters of --method persam and vrp need no prompt. A point or a box takes the place of what
+    Adapters of --method persam and vrp need no prompt; with --auto, those of fit --auto find all
+    objects as well. A point or a box takes the place of what
     those of persam would have looked at; to those of vrp, which answer with all there is of what
     their references show, it is an additional prompt.
 
