@@ -255,11 +255,10 @@ def _print_found(
     ]
     if rows:
         typer.echo("\n" + table(["without a click", "IoU", "precision", "recall"], rows))
-        most = "all objects" if max_objects == EVERY_OBJECT else count(max_objects, "object")
-        typer.echo(
-            f"mean % with up to {most} found in an image (--auto, --max-objects), matched one to "
-            "one; right from IoU 50 on"
-        )
+        most = f"with up to {count(max_objects, 'object')} found in an image (--max-objects)"
+        if max_objects == EVERY_OBJECT:
+            most = "with all objects looked for (--auto)"
+        typer.echo(f"mean % {most}, matched one to one; right from IoU 50 on")
 
 
 def _short_names(paths: list[Path]) -> list[str]:
