@@ -150,7 +150,7 @@ def test_an_image_with_many_objects_is_scored_as_object_by_object(tmp_path, tiny
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     for name, count in (("a", 2 * AT_ONCE + 1), ("b", 1)):
-        labels = np.zeros((48, 64), np.uint8)
+        labels = np.zeros((60, 64), np.uint8)
         for number in range(count):
             labels[12 * (number // 4) :, 16 * (number % 4) :] = number + 2
         write_png(tmp_path / "masks" / f"{name}.png", labels)
