@@ -16,11 +16,13 @@ from torch import Tensor
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import encoded_images
+from samtune.found_scores import RIGHT_IOU
 from samtune.learner import EncodedImages
 from samtune.metrics import iou
 from samtune.object_map import FEATURES, ObjectMap
 from samtune.object_search import ObjectSearch
 from samtune.predictor import Predictor
+from samtune.sam import Sam
 from samtune.supervision import STRIDE, Supervision
 
 STEPS = 600  # of training
@@ -32,10 +34,10 @@ _CALIBRATED_ON = 48  # held-out images, evenly from more
 _MOST_CLICKS = 40  # in each of them
 _RIDGE = 0.01  # on the squared weights of normed features, per answer
 _NEWTON = 20  # steps, of which it takes five or six
-RIGHT_IOU = 0.5
 
 
 def fit_object_map(
+    sam: Sam,
     images: EncodedImages,
     objects: Sequence[Supervision],
     seed: int,
@@ -46,6 +48,7 @@ def fit_object_map(
     """Learn where objects are.
 
     Args:
+        sam: the frozen model.
         images: the embeddings of all images that objects are in.
         objects: what to learn from, those of an image in a row.
         seed: the same seed gives the same map.
@@ -60,11 +63,10 @@ def fit_object_map(
         for index, same_image in groupby(objects, key=lambda one: one.image_index)
     }
     rng = np.random.default_rng([seed, 6])
-    device = images.batch([objects[0].image_index]).device
     # The caller's random numbers stay as they are.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[sam.device] if sam.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        learned = ObjectMap().to(device).train()
+        learned = ObjectMap().to(sam.device).train()
         optimizer = torch.optim.AdamW(learned.parameters(), lr=_RATE, weight_decay=_DECAY)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
         waiting: list[int] = []
@@ -74,7 +76,7 @@ def fit_object_map(
             chosen, waiting = waiting[:_BATCH], waiting[_BATCH:]
             features = images.batch(chosen)
             middles, cover, inside = (
-                torch.stack(kind).to(device)
+                torch.stack(kind).to(sam.device)
                 for kind in zip(*(_targets(things[index]) for index in chosen), strict=True)
             )
             if rng.random() < 0.5:

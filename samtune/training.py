@@ -172,6 +172,7 @@ def fit(
             one.refiner = refiner
     if config.auto and val is not None:
         learned.object_map = fit_object_map(
+            sam,
             images,
             objects,
             config.seed,
@@ -311,8 +312,8 @@ def _with_scores(
         "adapter_oracle_iou": adapted.oracle_iou,
     }
     if found is not None:
-        told = {f"found_{name}": value for name, value in asdict(found).items()}
-        scores |= {name: value for name, value in told.items() if value is not None}
+        told = asdict(found).items()
+        scores |= {f"found_{name}": value for name, value in told if value is not None}
     if adapted.refined_iou is None:
         return replace(info, scores=scores)
     refined = {

@@ -75,7 +75,7 @@ def fit(drawn, tiny_sam, cache):
         images = EncodedImages(tiny_sam, cache, train.pairs, keys)
         rng = np.random.default_rng(0)
         objects = supervise(train.objects, tiny_sam.image_size, rng)
-        return fit_object_map(images, objects, 0, steps=STEPS, **options)
+        return fit_object_map(tiny_sam, images, objects, 0, steps=STEPS, **options)
 
     return fit_map
 
