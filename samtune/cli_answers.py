@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from samtune.finding import Found
+    from samtune.following import Follower
     from samtune.predictor import Prediction, Predictor
     from samtune.prompts import Prompt
     from samtune.refinement import Move
@@ -116,13 +118,15 @@ class Segmenter:
         overlay: bool,
         max_objects: int = 1,
         min_score: float = 0.0,
+        follow: bool = False,
     ) -> None:
         from samtune.embeddings import EmbeddingCache
 
         self.sources = sources
         self._cache = EmbeddingCache()
         self._all_masks, self._overlay = all_masks, overlay
-        self._max_objects, self._min_score = max_objects, min_score
+        self._max_objects, self._min_score, self._follow = max_objects, min_score, follow
+        self._followers: dict[Source, Follower] = {}
         self._names, self._writers = names, writers
         self._read: tuple[object, NDArray[np.uint8]] | None = None
         self._encoded: tuple[weakref.ref[NDArray[np.uint8]], Embedding] | None = None
@@ -246,10 +250,11 @@ class Segmenter:
         from samtune.results import Result
 
         results: list[Result] = []
-        predictions, reason = self._answer_or_find(source, embedding, prompts)
-        if reason:
-            return [_nothing_found(source, embedding, reason, time.monotonic() - started)]
-        for prompt, prediction in predictions:
+        for answered in self._answer_or_find(source, embedding, prompts):
+            if isinstance(answered, str):
+                results.append(_nothing_found(source, embedding, answered))
+                continue
+            prompt, prediction = answered
             refined, contours = prediction.refined, prediction.contours
             answers = [(prediction.mask, prediction.score, prediction.low_res_logits)]
             answers += _others(prediction) if self._all_masks else []
@@ -278,7 +283,7 @@ class Segmenter:
 
     def _accepted(self, result: "Result") -> "Result":
         """A result, or nothing where it is not likely enough to be an object."""
-        if result.expected_iou >= self._min_score:
+        if result.reason or result.expected_iou >= self._min_score:
             return result
         assert result.score is not None
         why = f"score {result.score:.2f}"
@@ -295,24 +300,36 @@ class Segmenter:
 
     def _answer_or_find(
         self, source: Source, embedding: "Embedding", prompts: list["Prompt"]
-    ) -> tuple[list[tuple["Prompt | None", "Prediction"]], str]:
-        """Prompts and their answers, None for everything; or why nothing was found."""
+    ) -> list["tuple[Prompt | None, Prediction] | str"]:
+        """Prompts and their answers, None for everything; or why something was not found."""
         from samtune.finding import find_objects
+        from samtune.following import Follower
 
-        predictor = source.predictor
-        options = {"all_masks": self._all_masks, "refine": source.refine}
+        predictor, number = source.predictor, self._max_objects
+        all_masks, refine = self._all_masks, source.refine
         if prompts:
-            answers = predictor.predict(embedding, prompts, **options)
-            return list(zip(prompts, answers, strict=True)), ""
-        finding = find_objects(predictor, embedding, self._max_objects, **options)
+            answers = predictor.predict(embedding, prompts, all_masks=all_masks, refine=refine)
+            return list(zip(prompts, answers, strict=True))
+        found: Sequence[Found | str]
+        if self._follow:
+            follower = self._followers.get(source)
+            if follower is None:
+                follower = Follower(predictor, number, all_masks=all_masks, refine=refine)
+                self._followers[source] = follower
+            found = follower.follow(embedding)
+        else:
+            finding = find_objects(predictor, embedding, number, all_masks=all_masks, refine=refine)
+            found = finding.objects or [finding.reason]
         return [
-            (None if one.prompt.everything else one.prompt, one.prediction)
-            for one in finding.objects
-        ], finding.reason
+            one
+            if isinstance(one, str)
+            else (None if one.prompt.everything else one.prompt, one.prediction)
+            for one in found
+        ]
 
 
-def _nothing_found(source: Source, embedding: "Embedding", reason: str, seconds: float) -> "Result":
-    """What stands for an image in which nothing was found."""
+def _nothing_found(source: Source, embedding: "Embedding", reason: str) -> "Result":
+    """What stands for an image in which nothing was found, or an object that is not in it."""
     import numpy as np
 
     from samtune.results import Result
@@ -324,7 +341,6 @@ def _nothing_found(source: Source, embedding: "Embedding", reason: str, seconds:
         prompt=None,
         adapter=source.adapter,
         refined=False,
-        seconds=seconds,
         reason=reason,
     )
 

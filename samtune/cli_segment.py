@@ -101,6 +101,14 @@ def segment(
             "[default: 1, with --auto all]",
         ),
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="The images are frames of a film, in their order: look for each object where it "
+            "was in the frame before. For adapters that find objects, and for --auto.",
+        ),
+    ] = False,
     min_score: Annotated[
         float,
         typer.Option(
@@ -205,6 +213,10 @@ def segment(
             )
     elif images or points or negative_points or boxes or auto:
         context.fail("--prompts names images, points and boxes itself: give no others, no --auto.")
+    if follow and (prompts is not None or points or negative_points or boxes):
+        context.fail("--follow is for what an adapter finds by itself: give no prompts.")
+    if follow and (ray is not None or shard != "1/1"):
+        context.fail("--follow needs all frames, in their order: give no --shard and no --ray.")
     if max_objects is None:
         max_objects = EVERY_OBJECT if auto else 1
     refining: Refining = "always" if refine_always else "where it helps" if refine else "no"
@@ -272,6 +284,7 @@ def segment(
             overlay=overlay,
             max_objects=max_objects,
             min_score=min_score,
+            follow=follow,
         ) as segmenter:
             if lines is not None:
                 failed, all_of = _answer_lines(segmenter, lines, part, names)

@@ -10,8 +10,9 @@ Some adapters answer with all there is at once. Then that is the object, unless 
 for: each connected part is one of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,13 @@ class Found:
 
     prompt: Prompt
     prediction: Prediction
+
+    @classmethod
+    def with_presence(cls, prompt: Prompt, answer: Prediction, presence: float) -> Self:
+        """An answer, with what the search says of it."""
+        if answer.presence is None:
+            return cls(prompt, replace(answer, score=presence))
+        return cls(prompt, replace(answer, presence=presence))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +86,7 @@ def find_objects(
     *,
     all_masks: bool = False,
     refine: bool = False,
+    known: Sequence[NDArray[np.bool_]] = (),
 ) -> Finding:
     """Look for objects in an image.
 
@@ -87,6 +96,7 @@ def find_objects(
         max_objects: when to stop at the latest.
         all_masks: as for `Predictor.predict`.
         refine: as for `Predictor.predict`.
+        known: (H, W) bool each, objects that are not to be found again.
 
     Returns:
         The objects, none of them twice.
@@ -98,54 +108,56 @@ def find_objects(
         raise ValueError("finding objects needs an adapter that can, such as one of persam")
     search = predictor.adapter.learned.search(embedding)
     found: list[Found] = []
-    outlined: list[NDArray[np.bool_]] = []  # their masks, without holes
+    outlined = [filled(mask) for mask in known]  # these and those that are found, without holes
+    for one in outlined:
+        search.suppress(one, accepted=True)
     rejected: list[float] = []
     misses = 0
     while len(found) < max_objects and misses < search.patience and (prompt := search.propose()):
         (answer,) = predictor.predict(embedding, [prompt], all_masks=all_masks, refine=refine)
         if prompt.everything and max_objects > 1:
             parts = connected_parts(answer, embedding, predictor.sam.image_size)
-            return _accepted(search, prompt, parts, max_objects)
+            return _accepted(search, prompt, parts, max_objects, outlined)
         presence = search.presence(answer)
-        filled = _filled(answer.mask)
-        search.suppress(filled, accepted=presence >= ACCEPTED)
-        known = any(_same(filled, other) for other in outlined)
-        if known or presence < ACCEPTED:
+        outline = filled(answer.mask)
+        search.suppress(outline, accepted=presence >= ACCEPTED)
+        is_known = any(same(outline, other) for other in outlined)
+        if is_known or presence < ACCEPTED:
             misses += 1
-            rejected += [] if known else [presence]
+            rejected += [] if is_known else [presence]
             continue
         misses = 0
-        outlined.append(filled)
-        if answer.presence is None:
-            answer = replace(answer, score=presence)
-        else:
-            answer = replace(answer, presence=presence)
-        found.append(Found(prompt, answer))
+        outlined.append(outline)
+        found.append(Found.with_presence(prompt, answer, presence))
     return Finding(tuple(found), max(rejected, default=None))
 
 
 def _accepted(
-    search: Search, prompt: Prompt, parts: Iterable[Prediction], max_objects: int
+    search: Search,
+    prompt: Prompt,
+    parts: Iterable[Prediction],
+    max_objects: int,
+    outlined: list[NDArray[np.bool_]],
 ) -> Finding:
-    """The largest parts that are objects."""
+    """The largest parts that are objects, and none of the known ones."""
     found: list[Found] = []
     rejected: list[float] = []
     for part in parts:
         presence = search.presence(part)
         if presence < ACCEPTED:
             rejected.append(presence)
-        elif len(found) < max_objects:
-            found.append(Found(prompt, replace(part, score=presence)))
+        elif len(found) < max_objects and not any(same(part.mask, one) for one in outlined):
+            found.append(Found.with_presence(prompt, part, presence))
     return Finding(tuple(found), max(rejected, default=None))
 
 
-def _same(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+def same(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
     """Whether two masks are of one object: alike, or a whole and its part."""
     smaller = min(np.count_nonzero(mask), np.count_nonzero(other))
     return bool(np.count_nonzero(mask & other) > SAME_SHARE * smaller)
 
 
-def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask with its holes: the letters of a sign are no objects beside it."""
     outlines = [Polygon(one.exterior, ()) for one in mask_to_polygons(mask)]
     return polygons_to_mask(outlines, (mask.shape[0], mask.shape[1]))

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtune.method import Answer
+from samtune.open_cells import OpenCells
 from samtune.prompts import Prompt
 from samtune.sam import Embedding
-from samtune.targets import KEPT_SHARE, covered_share, point_in_cell
+from samtune.targets import covered_share, point_in_cell
 
 # Presence is a logistic regression on how much an answer's cells are like the object, fitted to
 # answers on training images of six tasks (benchmarks/README.md). The decoder's estimate of the IoU
@@ -44,20 +45,19 @@ class LocationPrior:
     ) -> None:
         self._likeness, self._familiar = likeness, familiar
         self._embedding, self._negative = embedding, negative
-        self._open = np.ones(likeness.shape, dtype=bool)
+        self._open = OpenCells(likeness, np.ones(likeness.shape, dtype=bool), embedding)
 
     @property
     def patience(self) -> int:
         """As Search's."""
         return _MISSES
 
-    def propose(self) -> Prompt | None:
+    def propose(self, within: NDArray[np.float32] | None = None) -> Prompt | None:
         """The most similar place that is still open, and the least similar of all."""
-        if not self._open.any():
+        most = self._open.take_best(within)
+        if most is None:
             return None
-        most = self._cell(np.where(self._open, self._likeness, -np.inf).argmax())
-        least = self._cell(self._likeness.argmin())
-        self._open[most] = False  # even if the answer does not cover it
+        least = divmod(int(self._likeness.argmin()), self._likeness.shape[1])
         beside = [point_in_cell(least, self._embedding)] if self._negative and least != most else []
         return Prompt.of([point_in_cell(most, self._embedding)], beside)
 
@@ -73,8 +73,4 @@ class LocationPrior:
 
     def suppress(self, mask: NDArray[np.bool_], *, accepted: bool) -> None:
         """Leave out the cells that a mask covers by half, whether it is an object or not."""
-        self._open &= covered_share(mask, self._embedding) < KEPT_SHARE
-
-    def _cell(self, position: np.intp) -> tuple[int, int]:
-        row, column = divmod(int(position), self._likeness.shape[1])
-        return row, column
+        self._open.close(mask)

@@ -42,8 +42,12 @@ class Search(Protocol):
     def patience(self) -> int:
         """How many answers in a row that are no object, or a known one, end it."""
 
-    def propose(self) -> Prompt | None:
-        """Where to look next, in pixels of the image; None where nothing is left."""
+    def propose(self, within: NDArray[np.float32] | None = None) -> Prompt | None:
+        """Where to look next, in pixels of the image; None where nothing is left.
+
+        Args:
+            within: look in this box alone, (4,) x0, y0, x1, y1.
+        """
 
     def presence(self, answer: Answer) -> float:
         """How likely it is, 0 to 1, that the answer to what was proposed last is an object."""

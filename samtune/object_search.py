@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from samtune.method import Answer
 from samtune.object_map import ObjectMap
+from samtune.open_cells import OpenCells
 from samtune.prompts import Prompt
 from samtune.sam import Embedding
-from samtune.targets import KEPT_SHARE, cells_inside, covered_share, point_in_cell
+from samtune.targets import cells_inside, covered_share, point_in_cell
 
 _LEAST = 0.05  # probability of a middle: what is less likely is not clicked on
 _CERTAIN = 1e-4  # a presence is this far from 0 and 1, or further
@@ -41,23 +42,21 @@ class ObjectSearch:
         highest = F.max_pool2d(middles[None], 3, stride=1, padding=1)[0]
         peaks = (middles == highest) & (middles >= math.log(_LEAST / (1 - _LEAST)))
         self._middles, self._cover = middles.numpy(), cover.numpy()
-        self._open = peaks.numpy()
+        self._open = OpenCells(self._middles, peaks.numpy(), embedding)
         self._asked = 0.0  # logit of the cell that was clicked on last
 
     @property
     def patience(self) -> int:
         """As Search's: what is left is looked at to the last, for it gets unlikely by itself."""
-        return int(self._open.size)
+        return int(self._middles.size)
 
-    def propose(self) -> Prompt | None:
+    def propose(self, within: NDArray[np.float32] | None = None) -> Prompt | None:
         """The likeliest middle that is still open."""
-        if not self._open.any():
+        cell = self._open.take_best(within)
+        if cell is None:
             return None
-        place = np.where(self._open, self._middles, -np.inf).argmax()
-        row, column = divmod(int(place), self._open.shape[1])
-        self._open[row, column] = False
-        self._asked = float(self._middles[row, column])
-        return Prompt.of([point_in_cell((row, column), self._embedding)])
+        self._asked = float(self._middles[cell])
+        return Prompt.of([point_in_cell(cell, self._embedding)])
 
     def features(self, answer: Answer) -> NDArray[np.float32]:
         """(5,) what is known of the answer to the click that was proposed last."""
@@ -78,4 +77,4 @@ class ObjectSearch:
     def suppress(self, mask: NDArray[np.bool_], *, accepted: bool) -> None:
         """Leave out the cells that an object covers by half; in what is none, there may be one."""
         if accepted:
-            self._open &= covered_share(mask, self._embedding) < KEPT_SHARE
+            self._open.close(mask)

@@ -122,7 +122,7 @@ class ReferencePrompting(Method):
 
 
 class Everything:
-    """A search (method.Search) that asks once, for all there is.
+    """A search (method.Search) that asks once, for all there is; or for what is in a place.
 
     Args:
         prior: where the object is likely; tells whether an answer is on it.
@@ -130,10 +130,12 @@ class Everything:
 
     def __init__(self, prior: LocationPrior) -> None:
         self.presence, self.patience = prior.presence, prior.patience
-        self._asked = False
+        self._prior, self._asked = prior, False
 
-    def propose(self) -> Prompt | None:
-        """Everything, the first time."""
+    def propose(self, within: NDArray[np.float32] | None = None) -> Prompt | None:
+        """Everything, the first time; or a point in the most likely place of a box."""
+        if within is not None:
+            return self._prior.propose(within)
         if self._asked:
             return None
         self._asked = True

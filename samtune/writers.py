@@ -97,13 +97,16 @@ class MaskFiles(Writer):
     ending: ClassVar[str]
 
     def plan(self, image: Path, results: Sequence[Result]) -> list[Path | None]:
-        """Name a file for each mask; none for an object that was looked for and not found."""
-        paths = iter(
-            self.target.names.take(
-                image.stem, self.ending, sum(not result.reason for result in results)
-            )
-        )
-        return [None if result.reason else next(paths) for result in results]
+        """Name a file for each mask; none for an object that was looked for and not found.
+
+        Its number is left out: the second object's file has the 2 also where the first is missing.
+        """
+        if all(result.reason for result in results):
+            return [None for _ in results]
+        paths = self.target.names.take(image.stem, self.ending, len(results))
+        return [
+            None if result.reason else path for result, path in zip(results, paths, strict=True)
+        ]
 
     def write(
         self, image: Path, pixels: Image, results: Sequence[Result], paths: Sequence[Path | None]

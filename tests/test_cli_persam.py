@@ -11,6 +11,8 @@ from pycocotools.coco import COCO
 from test_reference_fit import colour_photo, write_pair
 from tiny_models import build_tiny_sam
 
+from samtune.finding import find_objects
+
 RED, BLUE = (250, 20, 20), (20, 20, 250)
 
 
@@ -92,6 +94,59 @@ def test_several_objects_are_found_and_numbered(adapter):
     for number, mask in enumerate(masks):
         for other in masks[:number]:
             assert (mask & other).sum() / (mask | other).sum() <= 0.5
+
+
+def write_film(*colours):
+    """Frames that are nearly all of a colour, as red.png and blue.png are."""
+    Path("film").mkdir()
+    for number, colour in enumerate(colours):
+        picture, _ = colour_photo(colour, at=(30, 30), seed=number)
+        picture[:, 20:] = colour
+        Image.fromarray(picture).save(f"film/{number:02d}.png")
+
+
+def test_frames_are_followed_in_their_order_and_a_lost_object_is_said_to_be_lost(adapter):
+    write_film(RED, RED, BLUE, RED)
+    answers = told(run("segment", "film", "--adapter", adapter, "--follow", "--json", "-o", "out"))
+    assert [Path(one["image"]).stem for one in answers] == ["00", "01", "02", "03"]
+    free = told(run("segment", "film", "--adapter", adapter, "--json", "-o", "free"))
+    assert answers[0]["prompt"] == free[0]["prompt"]
+    assert answers[2]["mask"] is None
+    assert "nothing is like the object" in answers[2]["reason"]
+    assert answers[3]["mask"] == "out/03.mask.png"
+
+
+def test_an_object_keeps_its_number_where_another_one_is_lost(adapter, monkeypatch):
+    write_film(RED, RED)
+    shown = iter([["a", "b"], [None, "b"]])
+
+    def follow(self, embedding):
+        (found,) = find_objects(self.predictor, embedding).objects
+        return [found if name else "it is gone" for name in next(shown)]
+
+    monkeypatch.setattr("samtune.following.Follower.follow", follow)
+    words = ["--adapter", adapter, "--follow", "--max-objects", 2, "--json", "-o", "out"]
+    answers = told(run("segment", "film", *words))
+    assert [one["mask"] for one in answers] == [
+        "out/00.1.mask.png",
+        "out/00.2.mask.png",
+        None,
+        "out/01.2.mask.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--point", "10,10"], "give no prompts"),
+        (["--shard", "1/2"], "all frames, in their order"),
+        (["--ray", "local"], "all frames, in their order"),
+    ],
+)
+def test_following_refuses_what_it_cannot_do(adapter, words, why):
+    result = run("segment", "red.png", "--adapter", adapter, "--follow", *words)
+    assert result.exit_code == 2
+    assert why in result.stderr
 
 
 def test_a_point_takes_the_place_of_what_it_would_look_at(adapter):

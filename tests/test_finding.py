@@ -4,41 +4,16 @@ import numpy as np
 import pytest
 import torch
 from answers import answer
+from looking import NO_LOGITS, SIZE, Drawn, image_of, square
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.finding import find_objects
 from samtune.found_scores import matched_ious
-from samtune.persam import Persam
 from samtune.predictor import Prediction, Predictor
 from samtune.reference_prompting import ReferencePrompting
 from samtune.sam import Embedding
-from samtune.targets import Direction
 from samtune.upscaling import upscale_masks
 from samtune.vrp import VisualReferencePrompts
-
-SIZE = (128, 128)  # 8×8 cells of 16 px
-NO_LOGITS = np.zeros((0, 32, 32), np.float32)
-
-
-def square(row, column, rows=1, columns=1):
-    mask = np.zeros(SIZE, dtype=bool)
-    mask[16 * row : 16 * (row + rows), 16 * column : 16 * (column + columns)] = True
-    return mask
-
-
-class Drawn(Predictor):
-    """Answers a point with the drawn thing that it is in; else with its cell."""
-
-    def __init__(self, sam, adapter, things):
-        super().__init__(sam, adapter)
-        self.things, self.asked = things, []
-
-    def predict(self, embedding, prompts, *, all_masks=False, refine=False):
-        (prompt,) = prompts
-        x, y = prompt.points[0].round().astype(int).tolist()
-        self.asked.append((y // 16, x // 16))
-        mask = next((one for one in self.things if one[y, x]), square(y // 16, x // 16))
-        return [Prediction(mask, 0.9, NO_LOGITS, NO_LOGITS, NO_LOGITS, NO_LOGITS)]
 
 
 @pytest.fixture
@@ -46,16 +21,7 @@ def looking(tiny_sam):
     """A predictor for likenesses given as {(row, column): value}, and the image."""
 
     def make(likeness, things):
-        cells = np.zeros((256, 8, 8), np.float32)
-        cells[1] = 1.0
-        for place, value in likeness.items():
-            cells[:2, *place] = value, np.sqrt(1 - value**2)
-        vector = np.zeros(256, np.float32)
-        vector[0] = 1.0
-        where = Direction(vector, 0.0)
-        learned = Persam(np.zeros(256, np.float32), where, where, ["negative-point"])
-        adapter = Adapter(AdapterInfo("persam", Base.of(tiny_sam, "tiny")), learned)
-        return Drawn(tiny_sam, adapter, things), Embedding(torch.from_numpy(cells), SIZE, SIZE)
+        return Drawn(tiny_sam, things), image_of(likeness)
 
     return make
 
