@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.images import is_lossy, read_image
+from samtune.images import is_lossy
 from samtune.masks import DatasetObject
 from samtune.sam import Embedding, Sam, input_size
 
@@ -126,7 +126,7 @@ def nearly_same(
     pairs = [*train.pairs, *held_out.pairs]
     rows = []
     for done, pair in enumerate(pairs, start=1):
-        rows.append(_descriptor(cache.encode(read_image(pair.image), sam)[1], sam.image_size))
+        rows.append(_descriptor(cache.encode(pair.read(), sam)[1], sam.image_size))
         on_progress(done, len(pairs))
     every = np.stack(rows)
     every -= every.mean(axis=0)

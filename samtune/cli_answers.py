@@ -119,11 +119,12 @@ class Segmenter:
         max_objects: int = 1,
         min_score: float = 0.0,
         follow: bool = False,
+        mirror: bool = False,
     ) -> None:
         from samtune.embeddings import EmbeddingCache
 
         self.sources = sources
-        self._cache = EmbeddingCache()
+        self._cache = EmbeddingCache(mirror=mirror)
         self._all_masks, self._overlay = all_masks, overlay
         self._max_objects, self._min_score, self._follow = max_objects, min_score, follow
         self._followers: dict[Source, Follower] = {}

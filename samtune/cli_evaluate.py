@@ -20,6 +20,7 @@ from samtune.cli_references import (
     referring,
 )
 from samtune.cli_report import report_files, write_report
+from samtune.cli_sources import MirrorOption
 from samtune.config import EVERY_OBJECT
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -42,6 +43,7 @@ from samtune.console import (
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
+    from samtune.embeddings import EmbeddingCache
     from samtune.evaluation import Scores
     from samtune.found_scores import FoundScores
     from samtune.obedience import Obedience
@@ -67,6 +69,7 @@ def evaluate(
         bool,
         typer.Option("--auto", help="Also score what adapters find by themselves: all objects."),
     ] = False,
+    mirror: MirrorOption = False,
     max_objects: Annotated[
         int | None,
         typer.Option(
@@ -140,16 +143,18 @@ def evaluate(
                 files,
                 auto=auto,
                 max_objects=max_objects,
+                mirror=mirror,
             )
             base, *scored = made.scores
             obeyed = made.obedience if paths else obeyed
             found = made.found[1:]
         else:
+            cache = EmbeddingCache(mirror=mirror)
             base, *scored = evaluate(
                 dataset,
                 sam,
                 predictors,
-                EmbeddingCache(),
+                cache,
                 on_progress=lambda done, total: terminal.show("scoring", done, total),
             )
             if paths:
@@ -157,11 +162,12 @@ def evaluate(
                     dataset,
                     sam,
                     predictors,
-                    EmbeddingCache(),
+                    cache,
                     on_progress=lambda done, total: terminal.show("clicking beside", done, total),
                 )
             found = [
-                _score_found(terminal, dataset, one, auto, max_objects) for one in predictors[1:]
+                _score_found(terminal, dataset, one, cache, auto, max_objects)
+                for one in predictors[1:]
             ]
     if as_json:
         scores = {f"base_{name}": value for name, value in _scores(base).items()}
@@ -223,10 +229,14 @@ def _print_obedience(names: list[str], obeyed: Sequence["Obedience | None"]) -> 
 
 
 def _score_found(
-    terminal: Terminal, dataset: "Dataset", predictor: "Predictor", auto: bool, max_objects: int
+    terminal: Terminal,
+    dataset: "Dataset",
+    predictor: "Predictor",
+    cache: "EmbeddingCache",
+    auto: bool,
+    max_objects: int,
 ) -> "FoundScores | None":
     """What an adapter finds without a click; None if it cannot."""
-    from samtune.embeddings import EmbeddingCache
     from samtune.finding import can_find
     from samtune.found_scores import score_found
 
@@ -235,7 +245,7 @@ def _score_found(
     return score_found(
         dataset,
         predictor,
-        EmbeddingCache(),
+        cache,
         max_objects,
         on_progress=lambda done, total: terminal.show("finding", done, total),
     )

@@ -66,6 +66,7 @@ class Job:
     overlay: bool
     max_objects: int
     min_score: float
+    mirror: bool
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def segment_block(job: Job, block: Block) -> Record:
         overlay=job.overlay,
         max_objects=job.max_objects,
         min_score=job.min_score,
+        mirror=job.mirror,
     ) as segmenter:
         # What COCO's writer notes is that of one question only if none is ahead.
         for one in segmenter.answer_all(block.questions, ahead=coco is None):

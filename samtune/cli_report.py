@@ -33,6 +33,7 @@ def write_report(
     *,
     auto: bool = False,
     max_objects: int = 1,
+    mirror: bool = False,
 ) -> "Report":
     """Measure, and write the page and its numbers.
 
@@ -46,7 +47,7 @@ def write_report(
     made = make_report(
         dataset,
         sources,
-        EmbeddingCache(),
+        EmbeddingCache(mirror=mirror),
         Path(checkpoint).name,
         stages=stages,
         auto=auto,

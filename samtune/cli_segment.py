@@ -35,7 +35,7 @@ from samtune.cli_references import (
     parse_references,
     read_references,
 )
-from samtune.cli_sources import Refining, open_source, refining_helps
+from samtune.cli_sources import MirrorOption, Refining, open_source, refining_helps
 from samtune.config import EVERY_OBJECT
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -109,6 +109,7 @@ def segment(
             "was in the frame before. For adapters that find objects, and for --auto.",
         ),
     ] = False,
+    mirror: MirrorOption = False,
     min_score: Annotated[
         float,
         typer.Option(
@@ -258,6 +259,7 @@ def segment(
             overlay=overlay,
             max_objects=max_objects,
             min_score=min_score,
+            mirror=mirror,
         )
         if lines is not None:
             with lines:
@@ -285,6 +287,7 @@ def segment(
             max_objects=max_objects,
             min_score=min_score,
             follow=follow,
+            mirror=mirror,
         ) as segmenter:
             if lines is not None:
                 failed, all_of = _answer_lines(segmenter, lines, part, names)

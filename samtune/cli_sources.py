@@ -1,7 +1,9 @@
 """What `samtune segment` gets masks from: plain SAM, or adapters."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from samtune.cli_answers import Source
 from samtune.cli_references import referring
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
     from samtune.sam import Sam
 
 Refining = Literal["no", "where it helps", "always"]
+MirrorOption = Annotated[
+    bool,
+    typer.Option(
+        "--mirror",
+        help="Ask about each image in a mirror as well, and take the mean of both answers: better, "
+        "for twice the encoding.",
+    ),
+]
 
 
 def open_source(

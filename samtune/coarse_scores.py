@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.images import read_image
 from samtune.metrics import boundary_iou, iou
 from samtune.polygons import extent, polygons_to_mask
 from samtune.predictor import Predictor
@@ -61,7 +60,7 @@ def score_coarse(
     rows = []
     for done, index in enumerate(evenly.tolist(), start=1):
         thing, dataset, predictor = objects[index]
-        image = read_image(dataset.pairs[thing.image_index].image)
+        image = dataset.pairs[thing.image_index].read()
         _, embedding = cache.encode(image, predictor.sam)
         target = thing.mask()
         for coarse in (grown(target, OFF), grown(target, -OFF)):

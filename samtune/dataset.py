@@ -69,6 +69,20 @@ class Dataset:
             reading=self.reading,
         )
 
+    def with_mirror_images(self) -> "Dataset":
+        """The data set, and behind it each image in a mirror: that of image i is n + i of 2 n."""
+        count = len(self.pairs)
+        return replace(
+            self,
+            pairs=(*self.pairs, *(replace(pair, mirrored=True) for pair in self.pairs)),
+            sizes=2 * self.sizes,
+            digests=2 * self.digests,
+            objects=(
+                *self.objects,
+                *(thing.mirrored(count + thing.image_index) for thing in self.objects),
+            ),
+        )
+
     def by_class(self, labels: Collection[int] | None = None) -> "Dataset":
         """The data set with all of a class in an image as one object.
 

@@ -12,7 +12,7 @@ million numbers in each training step.
 import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +47,13 @@ class EmbeddingCache:
     Args:
         folder: where the files are; by default `embeddings` in samtune's cache folder.
         limit_gb: how much to keep, in 10⁹ bytes; by default $SAMTUNE_CACHE_GB or 20.
+        mirror: whether `encode` gives images' mirror images as well, for a predictor to ask both.
     """
 
-    def __init__(self, folder: Path | None = None, limit_gb: float | None = None) -> None:
+    def __init__(
+        self, folder: Path | None = None, limit_gb: float | None = None, *, mirror: bool = False
+    ) -> None:
+        self.mirror = mirror
         self.folder = cache_folder() / "embeddings" if folder is None else folder
         limit_gb = _limit_from_environment() if limit_gb is None else limit_gb
         self.limit_bytes = int(limit_gb * 1e9)
@@ -107,6 +111,12 @@ class EmbeddingCache:
         Returns:
             The key, and the embedding with float16 features.
         """
+        key, embedding = self._encode(image, sam)
+        if not self.mirror:
+            return key, embedding
+        return key, replace(embedding, mirror=self._encode(image[:, ::-1], sam)[1])
+
+    def _encode(self, image: NDArray[np.uint8], sam: Sam) -> tuple[str, Embedding]:
         key = self.key(image, sam)
         embedding = self.load(key, sam)
         if embedding is None:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.images import read_image
 from samtune.masks import DatasetObject
 from samtune.metrics import boundary_iou, iou
 from samtune.predictor import AT_ONCE, Prediction, Predictor
@@ -229,7 +228,7 @@ def encoded_images(
         if thing.image_index in objects:
             objects[thing.image_index].append(thing)
     for done, index in enumerate(chosen, start=1):
-        _, embedding = cache.encode(read_image(dataset.pairs[index].image), sam)
+        _, embedding = cache.encode(dataset.pairs[index].read(), sam)
         yield index, embedding, objects[index]
         if on_progress is not None:
             on_progress(done, len(chosen))

@@ -9,7 +9,6 @@ import numpy as np
 from samtune.config import FitConfig
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.images import read_image
 from samtune.learner import EncodedImages, Learner
 from samtune.predictor import Predictor
 from samtune.prompts import center_point
@@ -57,12 +56,13 @@ def forecast(
         config: the fit's settings.
     """
     few = train.subset(range(min(2, len(train.pairs))))
-    pairs = [*train.pairs, *(() if held_out is None else held_out.pairs)]
+    shown = train.with_mirror_images() if config.mirrors(len(train.objects)) else train
+    pairs = [*shown.pairs, *(() if held_out is None else held_out.pairs)]
     scored = len((held_out or train).objects)
-    images = [read_image(pair.image) for pair in few.pairs]
+    images = [pair.read() for pair in few.pairs]
     encode = _seconds(lambda: sam.encode_image(images[0]))
     keys = [cache.encode(image, sam)[0] for image in images]
-    missing = sum(cache.load(cache.key(read_image(p.image), sam), sam) is None for p in pairs)
+    missing = sum(cache.load(cache.key(p.read(), sam), sam) is None for p in pairs)
 
     rng = np.random.default_rng(0)
     objects = supervise(few.objects, sam.image_size, rng)[:4]
@@ -99,7 +99,7 @@ def _objects_and_looks(count: int, held_out: Dataset | None, config: FitConfig) 
         return sum(tried(part, kept=False) for part in parts) + last, starts
     if count < config.few_masks:
         return tried(count, kept=True), starts
-    total = max(config.objects, count) if config.epochs is None else config.epochs * count
+    total = config.objects_to_see(count)
     # Each size of the first offset is tried on some objects; only one of the trials counts.
     probe = (len(config.first_offsets) - 1) * min(config.probe_objects, total)
     return total + probe, config.validations

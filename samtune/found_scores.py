@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.finding import find_objects
-from samtune.images import read_image
 from samtune.metrics import iou
 from samtune.predictor import Predictor
 
@@ -81,7 +80,7 @@ def score_found(
     scores: list[float] = []
     found = 0
     for index, pair in enumerate(dataset.pairs):
-        _, embedding = cache.encode(read_image(pair.image), predictor.sam)
+        _, embedding = cache.encode(pair.read(), predictor.sam)
         answers = find_objects(predictor, embedding, max_objects).objects
         targets = [thing.mask() for thing in dataset.objects if thing.image_index == index]
         scores += matched_ious([one.prediction.mask for one in answers], targets)

@@ -23,7 +23,6 @@ from samtune.config import FitConfig
 from samtune.curves import Start
 from samtune.draws import Drawn
 from samtune.embeddings import EmbeddingCache
-from samtune.images import read_image
 from samtune.losses import MaskScores, score_logits
 from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
@@ -49,7 +48,7 @@ class EncodedImages:
         for index in image_indices:
             embedding = self._cache.load(self._keys[index], self._sam)
             if embedding is None:  # removed meanwhile, by the size limit or by hand
-                _, embedding = self._cache.encode(read_image(self._pairs[index].image), self._sam)
+                _, embedding = self._cache.encode(self._pairs[index].read(), self._sam)
             features.append(embedding.features)
         cells = torch.stack([one.permute(1, 2, 0) for one in features])  # as they lie in memory
         return cells.to(self._sam.device, torch.float32).permute(0, 3, 1, 2)

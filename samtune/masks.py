@@ -15,7 +15,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +75,24 @@ class DatasetObject:
         mask = np.zeros(self.size, dtype=bool)
         mask[y0:y1, x0:x1] = self._crop()
         return mask
+
+    def mirrored(self, image_index: int) -> "DatasetObject":
+        """The object as it is in the mirror image, which is this one of the pairs.
+
+        Example:
+            >>> mask = np.zeros((4, 6), dtype=bool)
+            >>> mask[1:3, 3:6] = True
+            >>> DatasetObject.of(mask).mirrored(1).box
+            (0, 1, 3, 3)
+        """
+        x0, y0, x1, y1 = self.box
+        width = self.size[1]
+        return replace(
+            self,
+            image_index=image_index,
+            box=(width - x1, y0, width - x0, y1),
+            bits=_compressed(self._crop()[:, ::-1]),
+        )
 
     @property
     def area(self) -> int:

@@ -15,8 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samtune.errors import DatasetError
-from samtune.images import FORMATS_IN_WORDS, IMAGE_SUFFIXES
+from samtune.images import FORMATS_IN_WORDS, IMAGE_SUFFIXES, read_image
 
 _LAYOUTS = (
     "DATA/images and DATA/masks with the same file names, x.jpg beside x.png or x_mask.png, "
@@ -35,10 +38,20 @@ SEVERAL = "Keep one image and one mask of each name."
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask file."""
+    """An image and its mask file; seen in a mirror, where `mirrored` says so."""
 
     image: Path
     mask: Path
+    mirrored: bool = False
+
+    def read(self) -> NDArray[np.uint8]:
+        """The image, (H, W, 3) RGB, upright.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        pixels = read_image(self.image)
+        return np.ascontiguousarray(pixels[:, ::-1]) if self.mirrored else pixels
 
 
 @dataclass(frozen=True)

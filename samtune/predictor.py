@@ -63,8 +63,30 @@ class Prediction:
         return polygons_to_mask(self.contours, (height, width))
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """Answers to B prompts: logits (B, M, 4h, 4w), scores (B, M), presence (B,)."""
+
+    logits: Tensor
+    scores: Tensor
+    presence: Tensor | None
+
+    def averaged_with_mirrored(self, other: "_Decoded", embedding: Embedding) -> "_Decoded":
+        """The mean of these answers and those on the mirror image, which are turned back."""
+        side = self.logits.shape[-1]
+        width = embedding.input_size[1] / embedding.padded_side * side  # in logits, a fraction
+        source = (width - 1 - torch.arange(side, device=self.logits.device)).clamp(0, side - 1)
+        left = source.floor().long()
+        right = (left + 1).clamp(max=side - 1)
+        turned = torch.lerp(other.logits[..., left], other.logits[..., right], source - left)
+        presence = self.presence
+        if presence is not None and other.presence is not None:
+            presence = (presence + other.presence) / 2
+        return _Decoded((self.logits + turned) / 2, (self.scores + other.scores) / 2, presence)
+
+
 class Predictor:
-    """Answers prompts on encoded images.
+    """Answers prompts on encoded images; on both sides of those that come with a mirror image.
 
     Args:
         sam: the frozen model.
@@ -134,12 +156,22 @@ class Predictor:
         for group in _alike(prompts):
             for start in range(0, len(group), AT_ONCE):
                 chosen = group[start : start + AT_ONCE]
-                tokens, _ = self._attend(embedding, [prompts[i] for i in chosen])
-                judged = self.adapter.learned.judge(tokens)
+                judged = self._judge(embedding, [prompts[i] for i in chosen])
                 if judged is not None:
                     for position, value in zip(chosen, judged.tolist(), strict=True):
                         found[position] = value
         return found
+
+    def _judge(self, embedding: Embedding, prompts: list[Prompt]) -> Tensor | None:
+        """How likely it is that B prompts of one form are on an object, (B,)."""
+        assert self.adapter is not None
+        judged = self.adapter.learned.judge(self._attend(embedding, prompts)[0])
+        if judged is None or embedding.mirror is None:
+            return judged
+        turned = [prompt.mirrored(embedding.original_size[1]) for prompt in prompts]
+        other = self.adapter.learned.judge(self._attend(embedding.mirror, turned)[0])
+        assert other is not None
+        return (judged + other) / 2
 
     def _answer_alike(
         self,
@@ -149,29 +181,16 @@ class Predictor:
         refine: bool,
     ) -> list[Prediction]:
         """Answer B prompts with as many points and boxes, decoded together; as `predict`."""
-        sam, decoder = self.sam, self.sam.decoder
-        tokens, cells = self._attend(embedding, prompts)
-        estimates = decoder.predict_iou(tokens)
-        if self.adapter is not None:
-            estimates = self.adapter.learned.estimate(tokens, estimates)
-        # Which mask it will be is known before any is decoded.
-        mixing = self.mix(prompts[0], estimates)[:, None]
-        if all_masks:
-            multimask = torch.eye(4, device=sam.device)[1:]  # output 0 is the single mask
-            mixing = torch.cat([mixing, multimask.expand(len(prompts), -1, -1)], dim=1)
-        grid = embedding.features.shape[-2], embedding.features.shape[-1]
-        if self.every_cell:
-            low_res_logits = decoder.assemble(decoder.mask_blocks(tokens, cells, mixing), grid)
-        else:
-            low_res_logits = decoder.mask_logits(
-                tokens, cells, mixing, grid, embedding.reached_cells
-            )
+        decoded = self._decode(embedding, prompts, all_masks)
+        if embedding.mirror is not None:
+            turned = [prompt.mirrored(embedding.original_size[1]) for prompt in prompts]
+            other = self._decode(embedding.mirror, turned, all_masks)
+            decoded = decoded.averaged_with_mirrored(other, embedding)
         masks = upscale_masks(
-            low_res_logits, sam.image_size, embedding.input_size, embedding.original_size
+            decoded.logits, self.sam.image_size, embedding.input_size, embedding.original_size
         )
-        presence = None if self.adapter is None else self.adapter.learned.judge(tokens)
-        scores = (mixing @ estimates[..., None])[..., 0].clip(0, 1).cpu().numpy()
-        low_res = low_res_logits.cpu().numpy()
+        presence = decoded.presence
+        scores, low_res = decoded.scores.cpu().numpy(), decoded.logits.cpu().numpy()
         return [
             Prediction(
                 mask=masks[position, 0],
@@ -185,6 +204,29 @@ class Predictor:
             )
             for position in range(len(prompts))
         ]
+
+    def _decode(self, embedding: Embedding, prompts: list[Prompt], all_masks: bool) -> "_Decoded":
+        """What the decoder says to B prompts on an image, or on its mirror image."""
+        sam, decoder = self.sam, self.sam.decoder
+        tokens, cells = self._attend(embedding, prompts)
+        estimates = decoder.predict_iou(tokens)
+        if self.adapter is not None:
+            estimates = self.adapter.learned.estimate(tokens, estimates)
+        # Which mask it will be is known before any is decoded.
+        mixing = self.mix(prompts[0], estimates)[:, None]
+        if all_masks:
+            multimask = torch.eye(4, device=sam.device)[1:]  # output 0 is the single mask
+            mixing = torch.cat([mixing, multimask.expand(len(prompts), -1, -1)], dim=1)
+        grid = embedding.features.shape[-2], embedding.features.shape[-1]
+        if self.every_cell or embedding.mirror is not None:  # coarse logits are not for averages
+            low_res_logits = decoder.assemble(decoder.mask_blocks(tokens, cells, mixing), grid)
+        else:
+            low_res_logits = decoder.mask_logits(
+                tokens, cells, mixing, grid, embedding.reached_cells
+            )
+        presence = None if self.adapter is None else self.adapter.learned.judge(tokens)
+        scores = (mixing @ estimates[..., None])[..., 0].clip(0, 1)
+        return _Decoded(low_res_logits, scores, presence)
 
     def mix(self, prompt: Prompt, estimates: Tensor) -> Tensor:
         """How much of each of the four masks to return, for B prompts of the same form.

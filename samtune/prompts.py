@@ -6,7 +6,7 @@ a pixel's centre. Nothing here knows about embeddings or torch; sam.py makes tok
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -104,6 +104,19 @@ class Prompt:
     def of_everything(cls) -> "Prompt":
         """Ask for all that there is of an adapter's kind of thing."""
         return cls(np.empty((0, 2), np.float32), np.empty(0, np.int64), everything=True)
+
+    def mirrored(self, width: int) -> "Prompt":
+        """The same place in the mirror image; the image is so many pixels wide.
+
+        Example:
+            >>> Prompt.of([(0, 5)], box=(2, 1, 4, 9)).mirrored(10).box.tolist()
+            [5.0, 1.0, 7.0, 9.0]
+        """
+        points, box = self.points.copy(), self.box
+        points[:, 0] = width - 1 - points[:, 0]
+        if box is not None:
+            box = np.array([width - 1 - box[2], box[1], width - 1 - box[0], box[3]], np.float32)
+        return replace(self, points=points, box=box)
 
     def check_inside(self, size: tuple[int, int]) -> None:
         """Make sure that all of the prompt lies in an image.

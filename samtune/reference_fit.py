@@ -19,7 +19,6 @@ from samtune.config import Part
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import DatasetError
-from samtune.images import read_image
 from samtune.masks import DatasetObject
 from samtune.persam import Persam, PersamF
 from samtune.prompts import Prompt
@@ -158,7 +157,7 @@ def _read(
     """The references, and the names of images that are none."""
     read, left_out = [], []
     for index, pair in enumerate(dataset.pairs):
-        _, embedding = cache.encode(read_image(pair.image), sam)
+        _, embedding = cache.encode(pair.read(), sam)
         things = tuple(thing for thing in dataset.objects if thing.image_index == index)
         trace = Trace.of([thing.mask() for thing in things], embedding)
         if trace is None:

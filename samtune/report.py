@@ -24,7 +24,6 @@ from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import ALL_KINDS, ObjectScores, PromptKind, Scores, score_objects
 from samtune.finding import can_find
 from samtune.found_scores import FoundScores, score_found
-from samtune.images import read_image
 from samtune.obedience import Obedience, measure_obedience
 from samtune.predictor import Predictor
 from samtune.report_data import about_adapter, about_data, about_training
@@ -200,7 +199,7 @@ def _measure(
     predictors = [source.predictor for source in sources]
     with stages.measure("encoding"):
         for done, pair in enumerate(dataset.pairs, start=1):
-            cache.encode(read_image(pair.image), predictors[0].sam)
+            cache.encode(pair.read(), predictors[0].sam)
             tell("encoding", done, len(dataset.pairs))
     scores = []
     for source in sources:

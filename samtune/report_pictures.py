@@ -111,7 +111,7 @@ def draw_maps(
         on_progress(done, len(indices))
         thing = dataset.objects[index]
         pair = dataset.pairs[thing.image_index]
-        image, targets = read_image(pair.image), [thing.mask()]
+        image, targets = pair.read(), [thing.mask()]
         clicks = grid_of_clicks(targets, _MAP_CLICKS)
         panels = []
         for name, predictor in predictors.items():

@@ -73,11 +73,13 @@ class Embedding:
         features: (256, h, w) the image embedding f_I, float16 from the cache or float32.
         original_size: (H, W) of the file's image.
         input_size: (H, W) after scaling, before padding.
+        mirror: the same image seen in a mirror, where both are to be asked (Predictor).
     """
 
     features: Tensor
     original_size: tuple[int, int]
     input_size: tuple[int, int]
+    mirror: "Embedding | None" = None
 
     @property
     def padded_side(self) -> int:
@@ -119,7 +121,7 @@ class Sam(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder: Any = prompt_encoder
         self.decoder = FrozenDecoder(mask_decoder)
-        self._last_cells: tuple[Embedding, ImageCells] | None = None
+        self._last_cells: tuple[tuple[Embedding, ImageCells], ...] = ()
         self.requires_grad_(False).eval()
 
     @property
@@ -190,12 +192,14 @@ class Sam(nn.Module):
 
     @torch.inference_mode()
     def image_cells(self, embedding: Embedding) -> ImageCells:
-        """What the decoder and the PLM need of an image, kept until the next image is asked for."""
-        if self._last_cells is None or self._last_cells[0] is not embedding:
-            features = embedding.features[None].to(self.device, torch.float32)
-            cells = self.decoder.prepare(features, self.image_pe, self.no_mask)
-            self._last_cells = (embedding, cells)
-        return self._last_cells[1]
+        """What the decoder and the PLM need of an image; kept of two, it and its mirror."""
+        for known, cells in self._last_cells:
+            if known is embedding:
+                return cells
+        features = embedding.features[None].to(self.device, torch.float32)
+        cells = self.decoder.prepare(features, self.image_pe, self.no_mask)
+        self._last_cells = (*self._last_cells[-1:], (embedding, cells))
+        return cells
 
     def encode_points(
         self, point_coords: Tensor, point_labels: Tensor, boxes: Tensor | None = None

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.images import read_image
 from samtune.losses import score_logits
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt, center_point
@@ -81,7 +80,7 @@ def fit_sam_f(
     for position in evenly.tolist():
         thing = things[position]
         if loaded is None or loaded[0] != thing.image_index:
-            image = read_image(dataset.pairs[thing.image_index].image)
+            image = dataset.pairs[thing.image_index].read()
             loaded = (thing.image_index, cache.encode(image, sam)[1])
         click = center_point(thing.mask())
         supervised = Supervision.of(thing, sam.image_size, rng)

@@ -25,7 +25,6 @@ from samtune.embeddings import EmbeddingCache
 from samtune.errors import SamtuneError
 from samtune.evaluation import ObjectScores, Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
-from samtune.images import read_image
 from samtune.learner import EncodedImages
 from samtune.object_map_fit import calibrate, fit_object_map
 from samtune.pairs import Pair
@@ -116,20 +115,22 @@ def fit(
             processes are of different fits.
     """
     started = time.monotonic()
-    pairs = [*train.pairs, *(() if val is None else val.pairs)]
+    shown = train.with_mirror_images() if config.mirrors(len(train.objects)) else train
+    pairs = [*shown.pairs, *(() if val is None else val.pairs)]
     keys = encode_all(pairs, sam, cache, processes, on_progress)
     images = EncodedImages(sam, cache, pairs, keys)
     encoded = time.monotonic()
     rng = np.random.default_rng([config.seed, 1])
-    objects = supervise(train.objects, sam.image_size, rng)
+    objects = supervise(shown.objects, sam.image_size, rng)
     held_out = [
-        replace(one, image_index=one.image_index + len(train.pairs))
+        replace(one, image_index=one.image_index + len(shown.pairs))
         for one in supervise(() if val is None else val.objects, sam.image_size, rng)
     ]
     split = Split(objects, held_out)
     parts = folds(train, config.folds, config.seed) if val is None else []
-    turns = _splits(objects, parts)
-    run = _plan(sam, config.without_refining(), images, split, turns, processes)
+    count = len(train.objects)
+    turns = _splits(objects, parts, len(train.pairs))
+    run = _plan(sam, config.without_refining(), images, split, turns, count, processes)
     identity = {
         "settings": asdict(config),
         "base": sam.decoder_fingerprint,
@@ -186,7 +187,8 @@ def fit(
         settings={**asdict(config), "first_offset": run.first_offset},
         data={
             "train_images": len(train.pairs),
-            "train_objects": len(train.objects),
+            "train_objects": count,
+            "mirrored": shown is not train,
             "val_images": len((val or train).pairs),
             "val_objects": len((val or train).objects),
             "folds": len(parts),
@@ -242,25 +244,24 @@ def _plan(
     images: EncodedImages,
     split: Split,
     turns: list[Split],
+    count: int,
     processes: Processes,
 ) -> TrainingRun | Trials:
-    """Which course the training takes: many masks, few, or few of which none is held out."""
+    """Which course the training of so many masks takes: many, few, or few with none held out."""
     objects = split.objects
     if turns:
-        return Trials(sam, config, images, turns, objects, processes)
-    if len(objects) < config.few_masks:
-        return Trials(sam, config, images, [split], None, processes)
-    total = max(config.objects, len(objects))
-    if config.epochs is not None:
-        total = config.epochs * len(objects)
+        return Trials(sam, config, images, turns, objects, len(objects) // count, processes)
+    if count < config.few_masks:
+        return Trials(sam, config, images, [split], None, len(objects) // count, processes)
+    total = config.objects_to_see(count)
     return TrainingRun(sam, config, images, objects, split.held_out, total, processes)
 
 
-def _splits(objects: list[Supervision], parts: list[list[int]]) -> list[Split]:
-    """Each part of the images held out in turn."""
+def _splits(objects: list[Supervision], parts: list[list[int]], images: int) -> list[Split]:
+    """Each part of so many images held out in turn, and their mirror images left out with them."""
     return [
         Split(
-            [one for one in objects if one.image_index not in part],
+            [one for one in objects if one.image_index % images not in part],
             [one for one in objects if one.image_index in part],
         )
         for part in parts
@@ -345,7 +346,7 @@ def encode_all(
     own = pairs[processes.own(len(pairs))]
     on_progress(Progress("encode", 0, len(own)))
     for done, pair in enumerate(own, start=1):
-        key, _ = cache.encode(read_image(pair.image), sam)
+        key, _ = cache.encode(pair.read(), sam)
         keys.append(key)
         left = (time.monotonic() - started) / done * (len(own) - done)
         on_progress(Progress("encode", done, len(own), seconds_left=left))

@@ -25,13 +25,15 @@ def small_model(tiny_sam, tmp_path_factory, monkeypatch):
     use_instead_of_weights(tiny_sam, monkeypatch, tmp_path_factory.mktemp("weights"))
 
 
-def test_json_is_one_object_with_the_library_s_scores(tiny_sam, toy_dataset, tmp_path):
+@pytest.mark.parametrize("words", [[], ["--mirror"]])
+def test_json_is_one_object_with_the_library_s_scores(words, tiny_sam, toy_dataset, tmp_path):
     file = write_adapter(tmp_path / "a.safetensors", tiny_sam)
-    result = run("evaluate", toy_dataset, "--adapter", file, "--json")
+    result = run("evaluate", toy_dataset, "--adapter", file, "--json", *words)
     told = json.loads(result.stdout)
     predictors = [Predictor(tiny_sam), Predictor(tiny_sam, Adapter.load(file, tiny_sam))]
-    base, adapted = evaluate(load_dataset(toy_dataset), tiny_sam, predictors, EmbeddingCache())
-    _, beside = measure_obedience(load_dataset(toy_dataset), tiny_sam, predictors, EmbeddingCache())
+    data, cache = load_dataset(toy_dataset), EmbeddingCache(mirror=bool(words))
+    base, adapted = evaluate(data, tiny_sam, predictors, cache)
+    _, beside = measure_obedience(data, tiny_sam, predictors, cache)
     assert told["data"] == str(toy_dataset)
     assert told["objects"] == 8
     assert told["base_iou"] == base.iou

@@ -439,3 +439,14 @@ def test_where_the_overlay_cannot_have_its_name_nothing_is_written(workplace):
     result = run("segment", name, "-p", "9,9", "--overlay", "-o", "out")
     assert "overlay.jpg cannot be written: its name is too long" in one_error(result)
     assert {one for one in files_in(workplace) - before if "embeddings" not in one} == set()
+
+
+def test_with_mirror_both_sides_of_the_image_are_asked(tiny_sam):
+    words = ["segment", "a.png", "--point", "20,30", "--json"]
+    (plain,) = told(run(*words, "-o", "plain"))
+    (both,) = told(run(*words, "--mirror", "-o", "both"))
+    _, embedding = EmbeddingCache(mirror=True).encode(read_image(Path("a.png")), tiny_sam)
+    (expected,) = Predictor(tiny_sam).predict(embedding, [Prompt.of([(20, 30)])])
+    assert np.array_equal(read_mask(both["mask"]), expected.mask)
+    assert both["score"] == pytest.approx(expected.score)
+    assert not np.array_equal(read_mask(plain["mask"]), expected.mask)

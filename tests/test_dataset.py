@@ -387,3 +387,23 @@ def test_the_fingerprint_knows_which_mask_belongs_to_which_image(tmp_path):
             save(tmp_path / folder / f"{number}.png", disk((1, 255)[mask]))
     one, other = (load_dataset(tmp_path / folder) for folder in ("one", "other"))
     assert one.fingerprint() != other.fingerprint()
+
+
+# --- mirror images ------------------------------------------------------------------------------
+
+
+def test_behind_the_images_come_their_mirror_images_with_the_masks_turned_likewise(tmp_path):
+    wedge = np.triu(np.full(SIZE, 255, np.uint8), k=3)
+    healthy(tmp_path, count=2)
+    save(tmp_path / "masks" / "1.png", wedge)
+    plain = load_dataset(tmp_path)
+    both = plain.with_mirror_images()
+    assert both.pairs[:2] == plain.pairs
+    assert both.objects[:2] == plain.objects
+    assert [thing.image_index for thing in both.objects] == [0, 1, 2, 3]
+    for there, mirrored in ((0, 2), (1, 3)):
+        assert np.array_equal(both.pairs[mirrored].read(), both.pairs[there].read()[:, ::-1])
+        mask, turned = both.objects[there].mask(), both.objects[mirrored].mask()
+        assert np.array_equal(turned, mask[:, ::-1])
+    assert not np.array_equal(both.objects[1].mask(), both.objects[3].mask())
+    assert both.subset([3]).pairs[0].mirrored

@@ -42,6 +42,18 @@ def test_an_image_is_encoded_once_whatever_its_file_is_called(cache, tiny_sam, e
     assert len(encoder_runs) == 1
 
 
+def test_with_the_mirror_image_where_it_is_asked_for(cache, tiny_sam, encoder_runs):
+    key, plain = cache.encode(photo(1), tiny_sam)
+    assert plain.mirror is None
+    both = EmbeddingCache(cache.folder, mirror=True)
+    assert both.encode(photo(1), tiny_sam)[0] == key
+    _, embedding = both.encode(photo(1), tiny_sam)
+    assert len(encoder_runs) == 2  # each side once, in whichever cache
+    turned = cache.encode(photo(1)[:, ::-1], tiny_sam)[1]
+    assert torch.equal(embedding.features, plain.features)
+    assert torch.equal(embedding.mirror.features, turned.features)
+
+
 def test_memory_layout_is_not_content(cache, tiny_sam):
     mirrored = photo(1)[:, ::-1]
     assert cache.key(mirrored, tiny_sam) == cache.key(np.ascontiguousarray(mirrored), tiny_sam)

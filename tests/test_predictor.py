@@ -17,6 +17,7 @@ from samtune.metrics import iou
 from samtune.pmm import contour_frame
 from samtune.polygons import polygons_to_mask
 from samtune.predictor import AT_ONCE, Predictor
+from samtune.presence import PresenceHead
 from samtune.prompts import Prompt
 from samtune.sam import Embedding
 
@@ -354,3 +355,47 @@ def test_refining_is_refused_where_there_is_nothing_to_refine_with(tiny_sam, emb
     for one in (None, build_adapter(tiny_sam, refines=False)):
         with pytest.raises(ValueError, match="contour refiner"):
             Predictor(tiny_sam, one).predict(embedding, [POINT], refine=True)
+
+
+# --- both sides ---------------------------------------------------------------------------------
+
+
+def both_sides(sam, size):
+    """An image's embedding with its mirror's, the mirror's with the image's, and each alone."""
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    plain, turned = (sam.encode_image(one) for one in (pixels, pixels[:, ::-1].copy()))
+    return replace(plain, mirror=turned), replace(turned, mirror=plain), plain, turned
+
+
+@pytest.mark.parametrize("size", [SIZE, (77, 50)], ids=["landscape", "portrait"])
+def test_with_a_mirror_image_the_logits_are_the_mean_of_both_sides(tiny_sam, adapter, size):
+    both, _, plain, turned = both_sides(tiny_sam, size)
+    predictor = Predictor(tiny_sam, adapter, every_cell=True)
+    here = Prompt.of([(20, 30)], [(40, 10)])
+    across = Prompt.of([(size[1] - 21, 30)], [(size[1] - 41, 10)])
+    (found,) = predictor.predict(both, [here], all_masks=True)
+    (one,) = predictor.predict(plain, [here], all_masks=True)
+    (other,) = predictor.predict(turned, [across], all_masks=True)
+    side = one.low_res_logits.shape[-1]
+    width = both.input_size[1] / tiny_sam.image_size * side  # 32 or 20.75 logits
+    inside = np.arange(int(width))
+    mirrored = [np.interp(width - 1 - inside, np.arange(side), row) for row in other.low_res_logits]
+    expected = (one.low_res_logits[:, inside] + np.array(mirrored)) / 2
+    assert np.allclose(found.low_res_logits[:, inside], expected, atol=1e-4)
+    assert found.score == pytest.approx((one.score + other.score) / 2)
+    assert len(found.alternatives) == 3
+
+
+def test_an_image_and_its_mirror_image_get_the_same_answer(tiny_sam, adapter, monkeypatch):
+    both, turned, _, _ = both_sides(tiny_sam, SIZE)
+    head = PresenceHead()
+    nn.init.normal_(head.linear.weight, std=0.1)
+    monkeypatch.setattr(adapter.learned, "presence", head)
+    predictor = Predictor(tiny_sam, adapter)
+    for prompt in (POINT, POINTS, BOX):
+        (one,) = predictor.predict(both, [prompt])
+        (other,) = predictor.predict(turned, [prompt.mirrored(SIZE[1])])
+        assert iou(one.mask, other.mask[:, ::-1]) > 0.999
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+        assert one.presence == pytest.approx(other.presence, abs=1e-5)
+        assert predictor.presence(both, [prompt]) == pytest.approx([one.presence])

@@ -18,7 +18,7 @@ from samtune.evaluation import Scores, score_objects
 from samtune.images import read_image
 from samtune.obedience import measure_obedience
 from samtune.predictor import Predictor
-from samtune.training import fit
+from samtune.training import encode_all, fit
 
 QUICK = FitConfig(  # 8 steps, a look at the held-out objects after every second
     objects=16,
@@ -445,6 +445,7 @@ def test_the_adapter_says_what_it_was_trained_on_and_names_no_file(
     assert info.data == {
         "train_images": 6,
         "train_objects": 6,
+        "mirrored": False,
         "val_images": 2,
         "val_objects": 2,
         "folds": 0,
@@ -508,3 +509,43 @@ def test_clicks_on_objects_and_beside_them_are_told_apart_on_held_out_images(
     (found,) = measure_obedience(data[1], tiny_sam, [predictor], EmbeddingCache(tmp_path))
     assert found.false_alarms < 0.3
     assert found.missed < 0.3
+
+
+@pytest.mark.parametrize(
+    ("mirror", "objects", "mirrored"), [(True, 24, True), (True, 23, False), (False, 24, False)]
+)
+def test_mirror_images_are_learned_from_where_each_object_is_seen_four_times(
+    run, data, monkeypatch, mirror, objects, mirrored
+):
+    shown = {}
+
+    def remember(pairs, *rest):
+        shown["pairs"] = pairs
+        return encode_all(pairs, *rest)
+
+    monkeypatch.setattr("samtune.training.encode_all", remember)
+    result = run(replace(QUICK, mirror=mirror, objects=objects, pmm=False))
+    assert result.adapter.info.data["mirrored"] == mirrored
+    assert result.adapter.info.data["train_objects"] == len(data[0].objects) == 6
+    assert [pair.mirrored for pair in shown["pairs"]] == [False] * 6 + [True] * 6 * mirrored + [
+        False
+    ] * 2
+
+
+def test_no_training_sees_what_it_is_scored_on_in_a_mirror(run, monkeypatch):
+    checked = []
+
+    def check(trials, *_):
+        for turn in trials.splits:
+            held = {one.image_index for one in turn.held_out}
+            assert max(held) < 6
+            learned = {one.image_index for one in turn.objects}
+            assert {index % 6 for index in learned} == set(range(6)) - held
+            assert len(learned) == 2 * (6 - len(held))
+            checked.append(held)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("samtune.training.Trials.train", check)
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(QUICK, objects=24), val=None)
+    assert set.union(*checked) == set(range(6))
