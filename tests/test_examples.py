@@ -189,3 +189,63 @@ def opposite(thing):
 def test_a_class_may_stand_behind_a_folder(cross_model, toy_folder):
     assert len(cross_model.read(str(toy_folder)).objects) == 8
     assert cross_model.read(f"{toy_folder}:255").reading.class_id == 255
+
+
+def run_script(path: str, *words: object) -> None:
+    """A script as a user would run it, who sees no warning."""
+    command = [sys.executable, "-W", "error", str(ROOT / path), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_a_film_has_a_balloon_that_moves_and_is_hidden_for_a_while(tmp_path):
+    run_script("examples/make_frames.py", tmp_path, "--frames", 9)
+    masks = [read(path) > 0 for path in sorted((tmp_path / "masks").iterdir())]
+    assert len(masks) == len(list((tmp_path / "frames").iterdir())) == 9
+    areas = [int(mask.sum()) for mask in masks]
+    assert min(areas[:3] + areas[-2:]) > 2000
+    assert min(areas) < 100
+    lefts = [np.nonzero(mask)[1].min() for mask in masks if mask.sum() > 2000]
+    assert lefts[0] + 100 < lefts[-1]
+    red = np.array([209, 73, 91])
+    for mask, path in zip(masks, sorted((tmp_path / "frames").iterdir()), strict=True):
+        like_red = (np.abs(read(path).astype(int) - red).sum(axis=2) < 120) & mask
+        assert mask.sum() < 2000 or like_red.sum() > 0.1 * mask.sum()
+
+
+def test_the_first_frame_is_what_fit_takes(tmp_path):
+    run_script("examples/make_frames.py", tmp_path, "--frames", 2)
+    (thing,) = load_dataset(tmp_path / "first").objects
+    assert np.array_equal(thing.mask(), read(tmp_path / "masks" / "000.png") > 0)
+    first = (tmp_path / "first" / "images" / "000.jpg").read_bytes()
+    assert first == (tmp_path / "frames" / "000.jpg").read_bytes()
+
+
+def test_banners_are_pasted_onto_photos_of_which_every_fourth_is_held_out(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, colour in enumerate(["#3c3c3c", "#5a5a5a", "#787878", "#30c030"]):
+        Image.new("RGB", (700, 620), colour).save(tmp_path / "photos" / f"{number}.png")
+    out = tmp_path / "out"
+    words = ("--train", 4, "--test", 3)
+    run_script("benchmarks/facade_banners.py", tmp_path / "photos", out, *words)
+    for part, count in (("train", 4), ("val", 3)):
+        images = sorted((out / part / "images").iterdir())
+        assert len(images) == count
+        for image in images:
+            labels, photo = read(mask_of(image)), read(image).astype(int)
+            assert labels.shape == photo.shape[:2] == (576, 768)
+            assert 1 <= labels.max() <= 2
+            wall = np.median(photo[labels == 0], axis=0)
+            assert (wall[1] > 1.5 * wall[0]) == (part == "val")  # the one green photo
+            for label in range(1, labels.max() + 1):
+                banner = labels == label
+                assert 0.02 < banner.mean() < 0.4
+
+
+def mask_of(image: Path) -> Path:
+    return image.parent.parent / "masks" / f"{image.stem}.png"
