@@ -12,7 +12,7 @@ from samtune.embeddings import EmbeddingCache
 from samtune.learner import EncodedImages, Learner
 from samtune.predictor import Predictor
 from samtune.prompts import center_point
-from samtune.refiner_fit import BOXES, fit_refiner, share_of_refining
+from samtune.refiner_fit import LOOKS, fit_refiner, share_of_refining
 from samtune.sam import Sam
 from samtune.supervision import supervise
 from samtune.trials import objects_to_see
@@ -80,8 +80,8 @@ def forecast(
     seconds += answer * 2 * scored
     if config.pmm:
         share = share_of_refining(config, len(train.objects))
-        once = _seconds(lambda: fit_refiner(sam, encoded, few.objects[:4], 0, share=1 / BOXES))
-        seconds += once * BOXES * share * (2 if held_out is None else 1)
+        once = _seconds(lambda: fit_refiner(sam, encoded, few.objects[:4], 0, share=1 / LOOKS))
+        seconds += once * LOOKS * share * (2 if held_out is None else 1)
     return Forecast(missing, encode * missing, seconds, _EMBEDDING_BYTES * missing)
 
 

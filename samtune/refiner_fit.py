@@ -1,6 +1,7 @@
 """Fit an adapter's contour refiner: from rough contours of the training objects to the true ones.
 
-Plain SAM decodes each object for a box or two. What lies across rough contours of it
+Plain SAM decodes the box of each rough mask, as it does when that mask is refined: of a box that is
+too small it sees something else than of the object's own. What lies across the mask's contours
 (rough_contours.py) is kept, so that a step of training needs no decoder and takes milliseconds.
 """
 
@@ -24,9 +25,10 @@ from samtune.refinement import SMALLEST, box_features
 from samtune.rough_contours import SHARES, ObjectWindow, RoughContour
 from samtune.sam import Sam, input_size
 
-BOXES = 160  # that objects are decoded for, evenly from more; fewer are decoded again
-_BOX = 0.05  # of an object's size: how far each side of its box is off, at most
-_CONTOURS = 16  # rough ones for each box
+LOOKS = 160  # at objects, evenly at some of more, and again at fewer
+_MASKS = 2  # rough ones in a look, each with a box to decode for
+_BOX = 0.02  # of an object's size: how far each side of that box is off, at most
+_CONTOURS = 8  # of each mask
 STEPS = 400  # of training
 _BATCH = 16  # contours a step
 _RATE, _DECAY, _WARMUP = 2e-3, 0.01, 20  # AdamW; steps of linear warm-up, then a cosine to 0
@@ -128,7 +130,7 @@ def fit_refiner(
         images: the embeddings of all images that objects are in.
         things: the objects.
         seed: the same seed gives the same refiner.
-        share: of the boxes and steps, for short fits.
+        share: of the looks and steps, for short fits.
         seconds: after which it ends with what was learned so far.
         on_progress: called with the steps done and of all.
 
@@ -137,8 +139,8 @@ def fit_refiner(
     """
     started = time.monotonic()
     rng = np.random.default_rng([seed, 5])
-    boxes, steps = max(1, round(share * BOXES)), _steps(share)
-    profiles = _profiles(sam, images, things, boxes, rng, seconds / 2)
+    looks, steps = max(1, round(share * LOOKS)), _steps(share)
+    profiles = _profiles(sam, images, things, looks, rng, seconds / 2)
     if profiles is None:
         return None
     with torch.random.fork_rng(devices=[]):
@@ -164,7 +166,7 @@ def _profiles(
     sam: Sam,
     images: EncodedImages,
     things: Sequence[DatasetObject],
-    boxes: int,
+    looks: int,
     rng: np.random.Generator,
     seconds: float,
 ) -> Profiles | None:
@@ -172,7 +174,7 @@ def _profiles(
     started = time.monotonic()
     features: list[Tensor] = []
     contours: list[RoughContour] = []
-    evenly = np.linspace(0, len(things) - 1, boxes).round().astype(int)
+    evenly = np.linspace(0, len(things) - 1, looks).round().astype(int)
     for position in rng.permutation(evenly).tolist():
         if contours and time.monotonic() - started > seconds:
             break
@@ -193,7 +195,7 @@ def _profiles(
 def _look_at(
     sam: Sam, images: EncodedImages, thing: DatasetObject, rng: np.random.Generator
 ) -> tuple[Tensor, list[RoughContour]]:
-    """Rough contours of an object, and the profiles of what SAM makes of a box around it.
+    """Rough contours of an object, and the profiles of what SAM makes of their boxes.
 
     There are none of objects that are too small to be refined.
     """
@@ -203,34 +205,54 @@ def _look_at(
         return torch.empty(0), []
     embedded = images.batch([thing.image_index])
     image = sam.decoder.prepare(embedded, sam.image_pe, sam.no_mask)
-    upscaled = box_features(sam, image, _box_near(thing, sam.image_size, rng)[None])
-    window, side = ObjectWindow.of(thing, sam.image_size), math.isqrt(upscaled.shape[1])
-    logits = upscaled[0, :, -1].view(side, side).cpu().numpy()
-    seen, drawn = window.seen_in(logits), []
-    for kind in rng.choice(list(SHARES), _CONTOURS, p=list(SHARES.values())):
+    window, frame = ObjectWindow.of(thing, sam.image_size), input_size(thing.size, sam.image_size)
+    features: list[Tensor] = []
+    found: list[RoughContour] = []
+    for kind in rng.choice(list(SHARES), _MASKS, p=list(SHARES.values())):
         mask = window.coarse(kind, rng)
-        if kind == "sam" and iou(seen, mask) > _ALIKE:
-            mask = seen
-        waves = kind != "exact" or rng.random() < _WAVED
-        contour = window.rough_contour(mask, side, rng, waves=waves)
-        if contour is not None:
-            drawn.append(contour)
-    if not drawn:
-        return torch.empty(0), []
-    points = torch.from_numpy(np.stack([one.points for one in drawn])).to(sam.device)
-    return sample_across(upscaled.expand(len(drawn), -1, -1), points).half(), drawn
+        box = _box_near(window.box(mask), sam.image_size, frame, rng)
+        if box is None:
+            continue
+        upscaled = box_features(sam, image, box[None])
+        side = math.isqrt(upscaled.shape[1])
+        if kind == "sam":
+            seen = window.seen_in(upscaled[0, :, -1].view(side, side).cpu().numpy())
+            mask = seen if iou(seen, mask) > _ALIKE else mask
+        drawn = []
+        for _ in range(_CONTOURS):
+            waves = kind != "exact" or rng.random() < _WAVED
+            contour = window.rough_contour(mask, side, rng, waves=waves)
+            drawn += [] if contour is None else [contour]
+        if drawn:
+            points = torch.from_numpy(np.stack([one.points for one in drawn])).to(sam.device)
+            features.append(sample_across(upscaled.expand(len(drawn), -1, -1), points).half())
+            found += drawn
+    return torch.cat(features) if features else torch.empty(0), found
 
 
 def _box_near(
-    thing: DatasetObject, image_size: int, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """A box around an object, a little off as those of rough contours are; in the input frame."""
-    frame = np.array(input_size(thing.size, image_size)[::-1])
-    x0, y0, x1, y1 = thing.box
-    off = rng.uniform(-_BOX, _BOX, 4) * math.sqrt((x1 - x0) * (y1 - y0))
-    corners = np.array([x0, y0, x1 - 1, y1 - 1]) + off
-    corners = corners.clip(0, np.tile(thing.size[::-1], 2) - np.float64(1))
-    return np.asarray(corners * np.tile(frame / thing.size[::-1], 2), dtype=np.float32)
+    box: NDArray[np.float64] | None,
+    image_size: int,
+    frame: tuple[int, int],
+    rng: np.random.Generator,
+) -> NDArray[np.float32] | None:
+    """A box, a little off as those that people draw are.
+
+    Args:
+        box: (4,) x0, y0, x1, y1 in shares of the padded square, if there is one.
+        image_size: the square's side, pixels.
+        frame: (H, W) of the input, which the box does not leave.
+        rng: source of randomness.
+
+    Returns:
+        (4,) in the input frame; None where nothing is left of it.
+    """
+    if box is None:
+        return None
+    size = math.sqrt(float(np.prod(box[2:] - box[:2])))
+    corners = (box + rng.uniform(-_BOX, _BOX, 4) * size) * image_size - 0.5
+    corners = corners.clip(0, np.tile(frame[::-1], 2) - np.float64(1))
+    return corners.astype(np.float32) if (corners[2:] - corners[:2] >= 1).all() else None
 
 
 def _loss(refiner: ContourRefiner, profiles: Profiles, chosen: Tensor) -> Tensor:

@@ -132,6 +132,21 @@ class ObjectWindow:
             return np.asarray(drawn > 0)
         return self.mask
 
+    def box(self, mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+        """The box from the first to the last pixel of a mask, in the image; None where it has none.
+
+        Args:
+            mask: (h, w) bool, in this window.
+
+        Returns:
+            (4,) x0, y0, x1, y1 of their centres, in shares of the padded square.
+        """
+        box = extent(mask & self.in_image)
+        if box is None:
+            return None
+        corners = np.add(box, [0.5, 0.5, -0.5, -0.5])
+        return np.asarray(corners * np.tile(self.scale, 2) + np.tile(self.corner, 2))
+
     def seen_in(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
         """The mask that logits of the whole padded square, (s, s), draw in the window."""
         height, width = self.mask.shape

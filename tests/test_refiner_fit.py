@@ -15,6 +15,8 @@ from samtune.images import read_image
 from samtune.learner import EncodedImages
 from samtune.masks import DatasetObject
 from samtune.predictor import Predictor
+from samtune.prompts import box_around
+from samtune.refinement import box_features
 from samtune.refiner_fit import STEPS, fit_refiner, fit_refiners
 
 
@@ -119,3 +121,25 @@ def test_specks_give_nothing_to_learn_from(fitted, data):
     mask[20, 30] = True
     speck = replace(DatasetObject.of(mask), image_index=0)
     assert fitted([speck]) is None
+
+
+@pytest.mark.parametrize(("kind", "larger"), [("grown", True), ("shrunk", False)])
+def test_sam_is_asked_with_the_box_of_the_rough_mask(fitted, data, monkeypatch, kind, larger):
+    boxes = []
+
+    def remember(sam, image, corners):
+        boxes.append(corners[0])
+        return box_features(sam, image, corners)
+
+    monkeypatch.setattr("samtune.refiner_fit.box_features", remember)
+    monkeypatch.setattr("samtune.refiner_fit.SHARES", {kind: 1.0})
+    monkeypatch.setattr("samtune.refiner_fit._BOX", 0.0)
+    monkeypatch.setattr("samtune.rough_contours.GROWTH", (0.05, 0.09))
+    (thing,) = [one for one in data[0].objects if one.image_index == 0]
+    fitted([thing])
+    x0, y0, x1, y1 = box_around(thing.mask()).tolist()
+    scale = 128 / max(thing.size)
+    assert boxes
+    for left, top, right, bottom in boxes:
+        assert (right - left > (x1 - x0) * scale) == larger
+        assert (bottom - top > (y1 - y0) * scale) == larger

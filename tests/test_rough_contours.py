@@ -113,3 +113,25 @@ def test_a_mask_of_logits_is_seen_where_it_is():
     logits[:171] = small - 0.5
     seen = window.seen_in(logits)
     assert (seen & window.mask).sum() / (seen | window.mask).sum() > 0.98
+
+
+def test_the_box_of_a_mask_goes_from_its_first_to_its_last_pixel():
+    mask = ellipse()
+    window = ObjectWindow.of(DatasetObject.of(mask), IMAGE_SIZE)
+    for seen in (mask, cv2.erode(mask.astype(np.uint8), np.ones((41, 41))) > 0):
+        coarse = seen[np.ix_(*window_pixels(window, mask.shape))]
+        rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
+        corners = np.array([columns[0], rows[0], columns[-1], rows[-1]]) + 0.5
+        expected = corners * IMAGE_SIZE / max(mask.shape)
+        found = window.box(coarse) * IMAGE_SIZE
+        assert np.abs(found - expected).max() < 1.5 * IMAGE_SIZE * window.scale.max()
+    assert window.box(np.zeros_like(window.mask)) is None
+
+
+def window_pixels(window, size):
+    """The image's rows and columns at the centres of the window's pixels."""
+    pixels = []
+    for axis, count in ((1, window.mask.shape[0]), (0, window.mask.shape[1])):
+        shares = (np.arange(count) + 0.5) * window.scale[axis] + window.corner[axis]
+        pixels.append((shares * max(size)).astype(int).clip(0, size[1 - axis] - 1))
+    return pixels
