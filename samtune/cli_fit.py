@@ -102,12 +102,12 @@ def fit(
         float | None,
         typer.Option(metavar="M", help="Stop training after so long and keep the best."),
     ] = FitConfig.max_minutes,
-    no_mirror: Annotated[
+    mirror: Annotated[
         bool,
         typer.Option(
-            "--no-mirror",
-            help="Do not learn from the images in a mirror as well, which takes twice the "
-            "encoding: for things whose left and right differ.",
+            "--mirror",
+            help="Learn from the images in a mirror as well, for twice the encoding: for things "
+            "that will be seen from the other side, too.",
         ),
     ] = False,
     no_pmm: Annotated[
@@ -171,8 +171,8 @@ def fit(
         context.fail(
             "--auto is for --method plm: adapters of the others find objects by themselves."
         )
-    if method != "plm" and no_mirror:
-        context.fail("--no-mirror is for --method plm: the others take images as they are.")
+    if method != "plm" and mirror:
+        context.fail("--mirror is for --method plm: the others take images as they are.")
     if classes is not None and (method != "vrp" or class_id is not None):
         context.fail("--classes is for --method vrp, and takes the place of --class.")
     if method.startswith("persam") and (epochs or max_minutes or no_pmm or resume):
@@ -201,7 +201,7 @@ def fit(
         epochs=epochs,
         max_minutes=max_minutes,
         val_fraction=FitConfig.val_fraction if val_fraction is None else val_fraction,
-        mirror=not no_mirror,
+        mirror=mirror,
         pmm=not no_pmm,
         batch_size=batch_size,
         auto=auto,

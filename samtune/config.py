@@ -22,8 +22,7 @@ class FitConfig:
 
     method: MethodName = "plm"  # the Prompt Learning Module
     seed: int = 0
-    mirror: bool = True  # learn from the images in a mirror as well, where there is the time:
-    mirror_passes: int = 4  # each object is seen so often at least
+    mirror: bool = False  # learn from the images in a mirror as well
     epochs: int | None = None  # passes over the training objects; None: `objects` decides
     objects: int = 3000  # objects seen in training when `epochs` does not say
     max_minutes: float | None = None  # stop training after so long, keeping the best
@@ -61,10 +60,6 @@ class FitConfig:
     def objects_to_see(self, count: int) -> int:
         """How many objects a training on so many sees, where they are not few (trials.py)."""
         return max(self.objects, count) if self.epochs is None else self.epochs * count
-
-    def mirrors(self, count: int) -> bool:
-        """Whether to learn from mirror images of so many objects as well."""
-        return self.mirror and self.objects_to_see(count) >= self.mirror_passes * count
 
     def without_refining(self) -> "FitConfig":
         """The settings of training on prompts: what the contour refiner leaves of max_minutes."""

@@ -56,7 +56,7 @@ def forecast(
         config: the fit's settings.
     """
     few = train.subset(range(min(2, len(train.pairs))))
-    shown = train.with_mirror_images() if config.mirrors(len(train.objects)) else train
+    shown = train.with_mirror_images() if config.mirror else train
     pairs = [*shown.pairs, *(() if held_out is None else held_out.pairs)]
     scored = len((held_out or train).objects)
     images = [pair.read() for pair in few.pairs]

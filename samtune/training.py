@@ -115,7 +115,7 @@ def fit(
             processes are of different fits.
     """
     started = time.monotonic()
-    shown = train.with_mirror_images() if config.mirrors(len(train.objects)) else train
+    shown = train.with_mirror_images() if config.mirror else train
     pairs = [*shown.pairs, *(() if val is None else val.pairs)]
     keys = encode_all(pairs, sam, cache, processes, on_progress)
     images = EncodedImages(sam, cache, pairs, keys)
@@ -188,7 +188,6 @@ def fit(
         data={
             "train_images": len(train.pairs),
             "train_objects": count,
-            "mirrored": shown is not train,
             "val_images": len((val or train).pairs),
             "val_objects": len((val or train).objects),
             "folds": len(parts),

@@ -472,8 +472,8 @@ def test_a_full_disk_while_caching_is_one_line_and_leaves_no_file(
         (["toy", "--method", "magic"], "--method"),
         (["toy", "--objects", "all"], "--objects"),
         (["toy", "--nonsense"], "--nonsense"),
-        (["toy", "--method", "vrp", "--no-mirror"], "--no-mirror"),
-        (["toy", "--method", "persam", "--no-mirror"], "--no-mirror"),
+        (["toy", "--method", "vrp", "--mirror"], "--mirror"),
+        (["toy", "--method", "persam", "--mirror"], "--mirror"),
     ],
 )
 def test_bad_options_are_wrong_usage(words, named):

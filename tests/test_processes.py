@@ -187,7 +187,7 @@ def test_a_fit_of_few_masks_in_limited_time_is_shared_from_encoding_to_scoring(
     threads = Threads(2)
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(fit_it, [OneThread(rank, 2).of(threads) for rank in range(2)]))
-    assert len(encoded) == 2 * 2 * 5  # each image once in each cache, and in a mirror
+    assert len(encoded) == 2 * 5
     assert not (tmp_path / "state 1 of 2").exists()  # the first alone writes
     assert (tmp_path / "state 0 of 2").exists()
     for result in both:
@@ -274,4 +274,4 @@ def test_torchrun_interrupted_and_resumed_makes_the_adapter_of_one_process(
     files = files_in(folder)
     assert {name for name in files if "/" not in name} == {"a.safetensors", "tiny.safetensors"}
     kept = [name for name in files if name.startswith("home/embeddings/")]
-    assert len(kept) == 8 + 6  # six are learned from, in a mirror as well
+    assert len(kept) == 8
