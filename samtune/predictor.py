@@ -181,10 +181,11 @@ class Predictor:
         refine: bool,
     ) -> list[Prediction]:
         """Answer B prompts with as many points and boxes, decoded together; as `predict`."""
-        decoded = self._decode(embedding, prompts, all_masks)
+        every_cell = self.every_cell or embedding.mirror is not None  # no average of coarse logits
+        decoded = self._decode(embedding, prompts, all_masks, every_cell)
         if embedding.mirror is not None:
             turned = [prompt.mirrored(embedding.original_size[1]) for prompt in prompts]
-            other = self._decode(embedding.mirror, turned, all_masks)
+            other = self._decode(embedding.mirror, turned, all_masks, every_cell)
             decoded = decoded.averaged_with_mirrored(other, embedding)
         masks = upscale_masks(
             decoded.logits, self.sam.image_size, embedding.input_size, embedding.original_size
@@ -205,7 +206,9 @@ class Predictor:
             for position in range(len(prompts))
         ]
 
-    def _decode(self, embedding: Embedding, prompts: list[Prompt], all_masks: bool) -> "_Decoded":
+    def _decode(
+        self, embedding: Embedding, prompts: list[Prompt], all_masks: bool, every_cell: bool
+    ) -> "_Decoded":
         """What the decoder says to B prompts on an image, or on its mirror image."""
         sam, decoder = self.sam, self.sam.decoder
         tokens, cells = self._attend(embedding, prompts)
@@ -218,7 +221,7 @@ class Predictor:
             multimask = torch.eye(4, device=sam.device)[1:]  # output 0 is the single mask
             mixing = torch.cat([mixing, multimask.expand(len(prompts), -1, -1)], dim=1)
         grid = embedding.features.shape[-2], embedding.features.shape[-1]
-        if self.every_cell or embedding.mirror is not None:  # coarse logits are not for averages
+        if every_cell:
             low_res_logits = decoder.assemble(decoder.mask_blocks(tokens, cells, mixing), grid)
         else:
             low_res_logits = decoder.mask_logits(

@@ -192,13 +192,21 @@ class Sam(nn.Module):
 
     @torch.inference_mode()
     def image_cells(self, embedding: Embedding) -> ImageCells:
-        """What the decoder and the PLM need of an image; kept of two, it and its mirror."""
+        """What the decoder and the PLM need of an image, kept until the next image is asked for.
+
+        Of an image and its mirror image both are kept.
+        """
         for known, cells in self._last_cells:
             if known is embedding:
                 return cells
         features = embedding.features[None].to(self.device, torch.float32)
         cells = self.decoder.prepare(features, self.image_pe, self.no_mask)
-        self._last_cells = (*self._last_cells[-1:], (embedding, cells))
+        other_side = (
+            pair
+            for pair in self._last_cells
+            if pair[0] is embedding.mirror or pair[0].mirror is embedding
+        )
+        self._last_cells = (*other_side, (embedding, cells))
         return cells
 
     def encode_points(

@@ -370,12 +370,12 @@ def both_sides(sam, size):
 @pytest.mark.parametrize("size", [SIZE, (77, 50)], ids=["landscape", "portrait"])
 def test_with_a_mirror_image_the_logits_are_the_mean_of_both_sides(tiny_sam, adapter, size):
     both, _, plain, turned = both_sides(tiny_sam, size)
-    predictor = Predictor(tiny_sam, adapter, every_cell=True)
+    every = Predictor(tiny_sam, adapter, every_cell=True)
     here = Prompt.of([(20, 30)], [(40, 10)])
     across = Prompt.of([(size[1] - 21, 30)], [(size[1] - 41, 10)])
-    (found,) = predictor.predict(both, [here], all_masks=True)
-    (one,) = predictor.predict(plain, [here], all_masks=True)
-    (other,) = predictor.predict(turned, [across], all_masks=True)
+    (found,) = Predictor(tiny_sam, adapter).predict(both, [here], all_masks=True)
+    (one,) = every.predict(plain, [here], all_masks=True)
+    (other,) = every.predict(turned, [across], all_masks=True)
     side = one.low_res_logits.shape[-1]
     width = both.input_size[1] / tiny_sam.image_size * side  # 32 or 20.75 logits
     inside = np.arange(int(width))
@@ -399,3 +399,12 @@ def test_an_image_and_its_mirror_image_get_the_same_answer(tiny_sam, adapter, mo
         assert one.score == pytest.approx(other.score, abs=1e-5)
         assert one.presence == pytest.approx(other.presence, abs=1e-5)
         assert predictor.presence(both, [prompt]) == pytest.approx([one.presence])
+
+
+def test_what_both_sides_need_of_an_image_is_computed_once_and_not_kept_for_the_next(tiny_sam):
+    both, _, plain, _ = both_sides(tiny_sam, SIZE)
+    first = [tiny_sam.image_cells(side) for side in (both, both.mirror)]
+    again = [tiny_sam.image_cells(side) for side in (both, both.mirror)]
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    tiny_sam.image_cells(plain)  # another embedding: as the next image's
+    assert tiny_sam.image_cells(both) is not first[0]
