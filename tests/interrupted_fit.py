@@ -8,6 +8,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,11 @@ class Quick(FitConfig):
 
 
 def kill_at(moment: str) -> None:
-    """Let the N-th call of a function end this process as a power cut would."""
+    """Let the N-th call of a function end this process as a power cut would, or press Ctrl-C.
+
+    For Ctrl-C the moment ends in " SIGINT", and the time is said on stderr.
+    """
+    moment, _, pressed = moment.partition(" ")
     place, count = moment.split("@")
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
@@ -49,7 +54,10 @@ def kill_at(moment: str) -> None:
     def call(*args, **options):
         nonlocal calls
         calls += 1
-        if calls < int(count):
+        if calls == int(count) and pressed:
+            print(f"\npressed at {time.monotonic()}", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+        if calls < int(count) or pressed:
             return function(*args, **options)
         if name == "write_bytes":
             function(args[0], args[1][: len(args[1]) // 2])
