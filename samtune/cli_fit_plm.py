@@ -140,7 +140,7 @@ def _train(
     from samtune.training import fit
 
     cache = EmbeddingCache()
-    images = len(train.pairs) * (1 + config.mirror)
+    images = len(train.pairs) * config.views
     shortage = cache.shortage(images + (0 if held_out is None else len(held_out.pairs)))
     if shortage is not None:
         terminal.say(f"Warning: {shortage}: images will be encoded again and again. Set it higher.")

@@ -216,8 +216,6 @@ def segment(
         context.fail("--prompts names images, points and boxes itself: give no others, no --auto.")
     if follow and (prompts is not None or points or negative_points or boxes):
         context.fail("--follow is for what an adapter finds by itself: give no prompts.")
-    if follow and (ray is not None or shard != "1/1"):
-        context.fail("--follow needs all frames, in their order: give no --shard and no --ray.")
     if max_objects is None:
         max_objects = EVERY_OBJECT if auto else 1
     refining: Refining = "always" if refine_always else "where it helps" if refine else "no"
@@ -232,6 +230,8 @@ def segment(
     part = parsed("--shard", Shard.parse, [shard])[0]
 
     chosen = chosen_formats(context, formats or ["png"])
+    if follow and (ray is not None or not part.is_whole):
+        context.fail("--follow needs all frames, in their order: give no --shard and no --ray.")
     if ray is not None and not part.is_whole:
         context.fail("--ray shares the images out by itself: give no --shard.")
     labels = class_labels(context, adapters or [], label)

@@ -61,6 +61,11 @@ class FitConfig:
         """How many objects a training on so many sees, where they are not few (trials.py)."""
         return max(self.objects, count) if self.epochs is None else self.epochs * count
 
+    @property
+    def views(self) -> int:
+        """How often each object is among those to learn from."""
+        return 2 if self.mirror else 1
+
     def without_refining(self) -> "FitConfig":
         """The settings of training on prompts: what the contour refiner leaves of max_minutes."""
         if self.max_minutes is None or not self.pmm:

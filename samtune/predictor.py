@@ -168,8 +168,8 @@ class Predictor:
         judged = self.adapter.learned.judge(self._attend(embedding, prompts)[0])
         if judged is None or embedding.mirror is None:
             return judged
-        turned = [prompt.mirrored(embedding.original_size[1]) for prompt in prompts]
-        other = self.adapter.learned.judge(self._attend(embedding.mirror, turned)[0])
+        turned = self._attend(embedding.mirror, _turned(prompts, embedding))[0]
+        other = self.adapter.learned.judge(turned)
         assert other is not None
         return (judged + other) / 2
 
@@ -184,7 +184,7 @@ class Predictor:
         every_cell = self.every_cell or embedding.mirror is not None  # no average of coarse logits
         decoded = self._decode(embedding, prompts, all_masks, every_cell)
         if embedding.mirror is not None:
-            turned = [prompt.mirrored(embedding.original_size[1]) for prompt in prompts]
+            turned = _turned(prompts, embedding)
             other = self._decode(embedding.mirror, turned, all_masks, every_cell)
             decoded = decoded.averaged_with_mirrored(other, embedding)
         masks = upscale_masks(
@@ -297,6 +297,11 @@ class Predictor:
         image = self.sam.image_cells(embedding)
         prompt_tokens = self.sam.encode_prompts(prompts, embedding.original_size)
         return self.sam.decoder.attend_to(image, prompt_tokens)
+
+
+def _turned(prompts: Sequence[Prompt], embedding: Embedding) -> list[Prompt]:
+    """The same places in the mirror image."""
+    return [prompt.mirrored(embedding.original_size[1]) for prompt in prompts]
 
 
 def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:

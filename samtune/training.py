@@ -128,9 +128,8 @@ def fit(
     ]
     split = Split(objects, held_out)
     parts = folds(train, config.folds, config.seed) if val is None else []
-    count = len(train.objects)
     turns = _splits(objects, parts, len(train.pairs))
-    run = _plan(sam, config.without_refining(), images, split, turns, count, processes)
+    run = _plan(sam, config.without_refining(), images, split, turns, processes)
     identity = {
         "settings": asdict(config),
         "base": sam.decoder_fingerprint,
@@ -187,7 +186,7 @@ def fit(
         settings={**asdict(config), "first_offset": run.first_offset},
         data={
             "train_images": len(train.pairs),
-            "train_objects": count,
+            "train_objects": len(train.objects),
             "val_images": len((val or train).pairs),
             "val_objects": len((val or train).objects),
             "folds": len(parts),
@@ -243,15 +242,14 @@ def _plan(
     images: EncodedImages,
     split: Split,
     turns: list[Split],
-    count: int,
     processes: Processes,
 ) -> TrainingRun | Trials:
-    """Which course the training of so many masks takes: many, few, or few with none held out."""
-    objects = split.objects
+    """Which course the training takes: many masks, few, or few of which none is held out."""
+    objects, count = split.objects, len(split.objects) // config.views
     if turns:
-        return Trials(sam, config, images, turns, objects, len(objects) // count, processes)
+        return Trials(sam, config, images, turns, objects, processes)
     if count < config.few_masks:
-        return Trials(sam, config, images, [split], None, len(objects) // count, processes)
+        return Trials(sam, config, images, [split], None, processes)
     total = config.objects_to_see(count)
     return TrainingRun(sam, config, images, objects, split.held_out, total, processes)
 

@@ -64,7 +64,6 @@ class Trials:
         images: the embeddings of all images that objects are in.
         splits: what to learn from and what to be scored on, in turns.
         everything: what to train the best start on in the end; None keeps its trial, the only one.
-        views: how often each object is among those to learn from: 2 with their mirror images.
         processes: who shares the work.
     """
 
@@ -75,14 +74,12 @@ class Trials:
         images: EncodedImages,
         splits: Sequence[Split],
         everything: list[Supervision] | None,
-        views: int = 1,
         processes: Processes = ALONE,
     ) -> None:
         if everything is None and len(splits) != 1:
             raise ValueError("of several trainings of a start none is the one to keep")
         self.sam, self.config, self.images = sam, config, images
-        self.splits, self.everything, self.views = splits, everything, views
-        self.processes = processes
+        self.splits, self.everything, self.processes = splits, everything, processes
         self.scores: dict[tuple[float, int], float] = {}  # held-out IoU by start and split
         self.weights: dict[tuple[float, int], Weights] = {}  # what each of those trials came to
         self.courses: dict[tuple[float, int], Start] = {}  # how they went
@@ -246,7 +243,7 @@ class Trials:
         """How many objects a training sees, fewer where there is too little time."""
         config = self.config
         kept = self.everything is None or split.objects is self.everything
-        count = len(split.objects) // self.views
+        count = len(split.objects) // config.views
         total = objects_to_see(config, start, count, kept=kept)
         if config.max_minutes and self.seen:
             seconds = SHARE_OF_TIME * 60 * config.max_minutes / self._trainings
