@@ -1,7 +1,8 @@
 """`samtune fit` on the tiny SAM with little to train, which may be killed at an exact moment.
 
-Run as a script by test_interruption.py: MOMENT, then the words of the command line. A moment is
-the N-th call of a function, "module:name@N"; what writes has then written half of it. "-" is none.
+Run as a script by test_interruption.py: MASKS ("many" or "few"), MOMENT, then the words of the
+command line. A moment is the N-th call of a function, "module:name@N"; what writes has then written
+half of it. "-" is none.
 """
 
 import importlib
@@ -18,15 +19,12 @@ import samtune.cli_fit
 import samtune.presence_fit
 import samtune.sam
 from samtune.cli import main
-from samtune.config import FitConfig
+from samtune.config import FitConfig, VrpConfig
 
 
 @dataclass(frozen=True)
 class Quick(FitConfig):
-    """Two steps with each of two first offsets, then 28, with a look after each third.
-
-    What a fit of few masks does when it is interrupted is in test_trials.py.
-    """
+    """Two steps with each of two first offsets, then 28, with a look after each third."""
 
     objects: int = 60
     cells: int = 64
@@ -34,6 +32,29 @@ class Quick(FitConfig):
     probe_objects: int = 4
     few_masks: int = 0
     fewest_held_out: int = 0
+
+
+@dataclass(frozen=True)
+class QuickOfFew(FitConfig):
+    """Two starts on two splits that take turns, then the better one on all."""
+
+    objects: int = 60  # for the refiner's share
+    cells: int = 64
+    warmup_objects: int = 4
+    few_first_offsets: tuple[float, ...] = (0.0, 1.0)
+    mixture_objects: int = 8
+    few_objects: int = 16
+    few_passes: int = 1
+    folds: int = 2
+
+
+@dataclass(frozen=True)
+class QuickVrp(VrpConfig):
+    """Twenty steps, with a look after each fifth."""
+
+    episodes: int = 40
+    validations: int = 4
+    look_at: int = 2
 
 
 def kill_at(moment: str) -> None:
@@ -73,10 +94,11 @@ if __name__ == "__main__":
     # A job in the background is born deaf to Ctrl-C, and so are the tests that run in one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    samtune.cli_fit.FitConfig = Quick
+    masks, moment, *sys.argv[1:] = sys.argv[1:]
+    samtune.cli_fit.FitConfig = {"many": Quick, "few": QuickOfFew}[masks]
+    samtune.cli_fit.VrpConfig = QuickVrp
     samtune.presence_fit._OBJECTS = samtune.presence_fit._HELD_OUT = 4
     samtune.sam.load_sam = lambda path, device: build_tiny_sam()
-    moment, *sys.argv[1:] = sys.argv[1:]
     if moment != "-":
         kill_at(moment)
     main()

@@ -1,6 +1,7 @@
 """`samtune fit`, killed, interrupted, and beside another one: it goes on, and nothing is broken."""
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -30,7 +31,7 @@ MOMENTS = {
 }
 
 
-def start(folder, data, *words, moment="-", home=None):
+def start(folder, data, *words, masks="many", moment="-", home=None):
     """`samtune fit` in a process of its own, at work in a folder."""
     folder.mkdir(exist_ok=True)
     home = folder / "home" if home is None else home
@@ -38,8 +39,9 @@ def start(folder, data, *words, moment="-", home=None):
     (home / "tiny.safetensors").write_bytes(b"stands for weights")
     places = [SCRIPT.parents[1], os.environ.get("PYTHONPATH", "")]
     settings = {"SAMTUNE_HOME": str(home), "SAMTUNE_CHECKPOINT": str(home / "tiny.safetensors")}
+    command = [SCRIPT, masks, moment, "fit", data, "-o", "a.safetensors", "--force", *words]
     return subprocess.Popen(
-        [sys.executable, SCRIPT, moment, "fit", data, "-o", "a.safetensors", "--force", *words],
+        [sys.executable, *command],
         cwd=folder,
         env=os.environ | settings | {"PYTHONPATH": os.pathsep.join(map(str, places))},
         stdout=subprocess.PIPE,
@@ -53,6 +55,13 @@ def finish(process, code=0):
     _, said = process.communicate(timeout=120)
     assert process.returncode == code, said
     return said
+
+
+FITS = {
+    "of many masks": ("many", "--auto"),
+    "of few masks": ("few",),
+    "of a reference prompt": ("few", "--method", "vrp"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +101,29 @@ def test_a_killed_fit_goes_on_with_resume_to_the_same_adapter(moment, whole, toy
     before = ("encoding", "probe", "first state")
     started_anew = "nothing to resume" in said
     assert started_anew == any(word in which for word in before)
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"), [(one, more) for one, *more in FITS.values()], ids=FITS
+)
+def test_a_fit_killed_at_ten_random_moments_still_makes_the_same_adapter(
+    masks, words, toy_folder, tmp_path
+):
+    started = time.monotonic()
+    finish(start(tmp_path / "whole", toy_folder, *words, masks=masks))
+    seconds = time.monotonic() - started
+    folder, moments = tmp_path / "work", random.Random(masks + "".join(words))
+    for _ in range(10):
+        process = start(folder, toy_folder, "--resume", *words, masks=masks)
+        try:
+            process.communicate(timeout=seconds * moments.uniform(0.2, 1))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        check_files_are_whole(folder)
+    finish(start(folder, toy_folder, "--resume", *words, masks=masks))
+    adapters = [(tmp_path / name / "a.safetensors").read_bytes() for name in ("whole", "work")]
+    assert adapters[0] == adapters[1]
 
 
 def test_control_c_ends_within_two_seconds_and_resume_goes_on(whole, toy_folder, tmp_path):

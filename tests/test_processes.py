@@ -210,7 +210,7 @@ def test_a_method_that_trains_nothing_refuses_to_be_shared(monkeypatch, toy_fold
 def start_two(folder, data, *words):
     """`torchrun --nproc-per-node 2 -m samtune fit`, at work in a folder, on the tiny SAM."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, SCRIPT, "-", "fit", data, "-o", "a.safetensors", "--force", "--json"]
+    fit_it = [SCRIPT, "many", "-", "fit", data, "-o", "a.safetensors", "--force", "--json"]
     places = [SCRIPT.parents[1], os.environ.get("PYTHONPATH", "")]
     settings = {
         "SAMTUNE_HOME": str(folder / "home"),
@@ -219,7 +219,7 @@ def start_two(folder, data, *words):
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.Popen(
-        [sys.executable, *map(str, command), *words],
+        [sys.executable, *map(str, [*launcher, *fit_it]), *words],
         cwd=folder,
         env=os.environ | settings,
         stdout=subprocess.PIPE,
