@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samtune.cli_answers import Question, Segmenter, Source
+from samtune.cli_answers import Question
 from samtune.cli_outcomes import Outcome
+from samtune.cli_results import Source, Wanted
+from samtune.cli_segmenter import Segmenter
 from samtune.cli_sources import Refining, open_source
 from samtune.console import Terminal, open_sam
 from samtune.errors import OutputError
@@ -62,11 +64,7 @@ class Job:
     refining: Refining
     formats: tuple[str, ...]
     output: Path
-    all_masks: bool
-    overlay: bool
-    max_objects: int
-    min_score: float
-    mirror: bool
+    wanted: Wanted
 
 
 @dataclass(frozen=True)
@@ -160,16 +158,7 @@ def segment_block(job: Job, block: Block) -> Record:
     coco = CocoNotes(target) if "coco" in job.formats else None
     if coco is not None:
         writers = {name: writers.get(name, coco) for name in job.formats}
-    with Segmenter(
-        sources,
-        names,
-        writers,
-        all_masks=job.all_masks,
-        overlay=job.overlay,
-        max_objects=job.max_objects,
-        min_score=job.min_score,
-        mirror=job.mirror,
-    ) as segmenter:
+    with Segmenter(sources, job.wanted, names, writers) as segmenter:
         # What COCO's writer notes is that of one question only if none is ahead.
         for one in segmenter.answer_all(block.questions, ahead=coco is None):
             outcome = Outcome.of(*one, name_adapter=len(sources) > 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from samtune.cli_answers import Question, Segmenter
+from samtune.cli_answers import Question
 from samtune.cli_formats import (
     LabelOption,
     OverwriteOption,
@@ -35,6 +35,8 @@ from samtune.cli_references import (
     parse_references,
     read_references,
 )
+from samtune.cli_results import Wanted
+from samtune.cli_segmenter import Segmenter
 from samtune.cli_sources import MirrorOption, Refining, open_source, refining_helps
 from samtune.config import EVERY_OBJECT
 from samtune.console import (
@@ -216,8 +218,14 @@ def segment(
         context.fail("--prompts names images, points and boxes itself: give no others, no --auto.")
     if follow and (prompts is not None or points or negative_points or boxes):
         context.fail("--follow is for what an adapter finds by itself: give no prompts.")
-    if max_objects is None:
-        max_objects = EVERY_OBJECT if auto else 1
+    wanted = Wanted(
+        all_masks=all_masks,
+        overlay=overlay,
+        max_objects=max_objects or (EVERY_OBJECT if auto else 1),
+        min_score=min_score,
+        follow=follow,
+        mirror=mirror,
+    )
     refining: Refining = "always" if refine_always else "where it helps" if refine else "no"
     if refining != "no" and not adapters:
         context.fail("--refine needs an --adapter: it is the adapter that learned to refine.")
@@ -255,11 +263,7 @@ def segment(
             refining=refining,
             formats=tuple(chosen),
             output=output,
-            all_masks=all_masks,
-            overlay=overlay,
-            max_objects=max_objects,
-            min_score=min_score,
-            mirror=mirror,
+            wanted=wanted,
         )
         if lines is not None:
             with lines:
@@ -278,17 +282,7 @@ def segment(
             marked = read_references(shown, sam)
             make = partial(open_source, terminal, sam, marked, refining, every_cell="npz" in chosen)
             sources = [make(path, label) for path, label in zip(paths, labels, strict=True)]
-        with Segmenter(
-            sources,
-            names,
-            writers,
-            all_masks=all_masks,
-            overlay=overlay,
-            max_objects=max_objects,
-            min_score=min_score,
-            follow=follow,
-            mirror=mirror,
-        ) as segmenter:
+        with Segmenter(sources, wanted, names, writers) as segmenter:
             if lines is not None:
                 failed, all_of = _answer_lines(segmenter, lines, part, names)
             else:
@@ -328,7 +322,7 @@ def _check_finding(context: typer.Context, adapters: list[Path], auto: bool) -> 
 
 
 def _answer_images(
-    segmenter: "Segmenter", questions: list[Question], as_json: bool
+    segmenter: Segmenter, questions: list[Question], as_json: bool
 ) -> tuple[int, int]:
     """Segment every image; returns how many failed, of how many."""
     several = len(segmenter.sources) > 1
@@ -337,7 +331,7 @@ def _answer_images(
 
 
 def _answer_lines(
-    segmenter: "Segmenter", lines: BinaryIO, shard: Shard, names: "Names"
+    segmenter: Segmenter, lines: BinaryIO, shard: Shard, names: "Names"
 ) -> tuple[int, int]:
     """Answer prompt lines as they come; returns how many failed, of how many."""
     # Whoever writes into a pipe may wait for an answer before the next line.

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from samtune.cli_answers import Source
 from samtune.cli_references import referring
+from samtune.cli_results import Source
 from samtune.console import Terminal
 from samtune.errors import AdapterError
 

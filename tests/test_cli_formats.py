@@ -9,7 +9,7 @@ import pytest
 from command import files_in, one_error, photo, run, use_instead_of_weights, write_adapter
 from PIL import Image
 
-from samtune.cli_answers import Segmenter
+from samtune.cli_segmenter import Segmenter
 from samtune.formats import FORMATS
 from samtune.predictor import Predictor
 
