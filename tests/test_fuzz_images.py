@@ -46,7 +46,7 @@ def oriented(number):
 
 def corpus():
     """Files of every kind that a camera, microscope or labelling tool may make; all can be read."""
-    palette = Image.fromarray(LABELS, "L").convert("P")
+    palette = Image.fromarray(LABELS).convert("P")
     cmyk, lab, ycbcr = (Image.fromarray(PIXELS).convert(mode) for mode in ("CMYK", "LAB", "YCbCr"))
 
     def several():  # new ones each time: Pillow leaves one format's settings on them
@@ -74,7 +74,10 @@ def corpus():
         "jpeg grey": encoded(GREY, "JPEG"),
         "jpeg progressive": encoded(PIXELS, "JPEG", progressive=True, quality=70),
         "jpeg cmyk": encoded(cmyk, "JPEG"),
-        "jpeg of several": encoded(PIXELS, "MPO", **several()),
+        # Two: older versions of Pillow leave no room for more.
+        "jpeg of several": encoded(
+            PIXELS, "MPO", save_all=True, append_images=several()["append_images"][:1]
+        ),
         "webp": encoded(PIXELS, "WEBP"),
         "webp lossless": encoded(RGBA, "WEBP", lossless=True),
         "webp animated": encoded(PIXELS, "WEBP", **several()),
@@ -157,11 +160,11 @@ def test_a_file_read_in_strips_is_the_same_as_read_at_once(kind, tmp_path, monke
 
 
 @pytest.mark.parametrize("number", range(1, 9))
-@pytest.mark.parametrize("form", ["png", "webp"])  # of TIFF files OpenCV turns only some
-def test_turned_files_look_as_opencv_shows_them(form, number, tmp_path):
-    content = CORPUS[f"{form} turned {number}"]
-    (tmp_path / "a").write_bytes(content)
-    shown = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+@pytest.mark.parametrize("form", ["png", "webp", "tiff"])  # without loss
+def test_turned_files_look_as_opencv_shows_the_png(form, number, tmp_path):
+    (tmp_path / "a").write_bytes(CORPUS[f"{form} turned {number}"])
+    png = np.frombuffer(CORPUS[f"png turned {number}"], np.uint8)
+    shown = cv2.imdecode(png, cv2.IMREAD_COLOR)
     assert np.array_equal(read_image(tmp_path / "a"), shown[..., ::-1])
 
 
