@@ -3,10 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FLOORS := .venv-floors
+FLOORS_BUT_TORCH := .venv-floors-but-torch
 AUDIT := .venv-audit
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help install lint format test test-fast fuzz test-floors audit browser-test ray-test demo clean
+# What meets other libraries most: commands, and files of all kinds.
+AT_FLOORS := $(addprefix tests/test_,cli*.py images.py fuzz_images.py masks.py annotations.py \
+	formats.py rle.py polygons.py refinement.py overlay.py checkpoints.py export.py)
+
+.PHONY: help install lint format test test-fast fuzz test-floors test-floors-but-torch audit \
+	browser-test ray-test demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -44,6 +50,15 @@ $(FLOORS)/installed: pyproject.toml constraints-floors.txt
 	$(FLOORS)/bin/python -m pip install --quiet --constraint constraints-floors.txt --editable '.[dev]'
 	touch $@
 
+test-floors-but-torch: $(FLOORS_BUT_TORCH)/installed  ## run those of commands and files so, but with our torch, as CI does
+	$(FLOORS_BUT_TORCH)/bin/python -m pytest $(PARALLEL) -m "not slow" $(AT_FLOORS)
+
+$(FLOORS_BUT_TORCH)/installed: pyproject.toml constraints.txt constraints-floors.txt
+	$(PYTHON) -m venv $(FLOORS_BUT_TORCH)
+	grep -v '^torch==' constraints-floors.txt | cat constraints.txt - > $(FLOORS_BUT_TORCH)/constraints.txt
+	$(FLOORS_BUT_TORCH)/bin/python -m pip install --quiet --constraint $(FLOORS_BUT_TORCH)/constraints.txt --editable '.[dev]'
+	touch $@
+
 audit: install $(AUDIT)/installed  ## ask whether an installed package has a known vulnerability
 	$(AUDIT)/bin/python .ci/audit $(VENV) $(AUDIT)
 
@@ -63,4 +78,4 @@ demo: install  ## fit, evaluate and segment on the example task, from nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(FLOORS) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info demo-output
+	rm -rf $(VENV) $(FLOORS) $(FLOORS_BUT_TORCH) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info demo-output

@@ -459,6 +459,25 @@ def test_a_full_disk_while_caching_is_one_line_and_leaves_no_file(
     assert not files_in(workplace)
 
 
+def test_an_image_that_vanishes_meanwhile_is_named_and_the_fit_can_be_started_again(
+    base_iou, toy_dataset, tiny_sam, workplace, monkeypatch
+):
+    base_iou(0.0)
+    image = toy_dataset / "images" / "5.png"
+    content, encode = image.read_bytes(), type(tiny_sam).encode_image
+
+    def taken_away(sam, pixels):
+        image.unlink(missing_ok=True)
+        return encode(sam, pixels)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(type(tiny_sam), "encode_image", taken_away)
+        assert f"{image} does not exist" in one_error(run("fit", toy_dataset, *QUICK))
+    assert not files_in(workplace)
+    image.write_bytes(content)
+    assert run("fit", toy_dataset, *QUICK).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
