@@ -21,7 +21,6 @@ from samtune.config import PARTS, Part
 from samtune.dataset import Dataset, load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.found_scores import score_found
-from samtune.images import read_image
 from samtune.metrics import iou
 from samtune.persam import Persam
 from samtune.predictor import Predictor
@@ -73,7 +72,7 @@ class Task:
         adapter = Adapter(AdapterInfo(method, Base.of(self.sam, self.sam.kind)), learned)
         predictor, scores = Predictor(self.sam, adapter), []
         for index, pair in enumerate(self.val.pairs):
-            _, embedding = self.cache.encode(read_image(pair.image), self.sam)
+            _, embedding = self.cache.encode(pair.read(), self.sam)
             prompt = learned.search(embedding).propose()
             assert prompt is not None
             (answer,) = predictor.predict(embedding, [prompt])

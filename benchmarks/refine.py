@@ -20,7 +20,6 @@ from samtune.adapter import Adapter
 from samtune.checkpoints import resolve
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.images import read_image
 from samtune.metrics import boundary_iou, iou
 from samtune.polygons import polygons_to_mask
 from samtune.predictor import Predictor
@@ -84,7 +83,7 @@ def main() -> None:
     scores: dict[str, list[list[float]]] = {}
     for thing in things[: arguments.objects]:
         target = thing.mask()
-        image = read_image(dataset.pairs[thing.image_index].image)
+        image = dataset.pairs[thing.image_index].read()
         _, embedding = cache.encode(image, sam)
         for name, make in COARSE.items():
             coarse = make(target)

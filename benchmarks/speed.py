@@ -36,7 +36,6 @@ from samtune.checkpoints import resolve
 from samtune.config import FitConfig
 from samtune.dataset import Dataset, load_dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.images import read_image
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
 from samtune.predictor import Predictor
@@ -80,7 +79,7 @@ class Bench:
         self.dataset: Dataset = load_dataset(folder).subset(range(8))
         self.cache = EmbeddingCache(Path(tempfile.mkdtemp(prefix="samtune-speed-")))
         pairs = self.dataset.pairs
-        keys = [self.cache.encode(read_image(pair.image), self.sam)[0] for pair in pairs]
+        keys = [self.cache.encode(pair.read(), self.sam)[0] for pair in pairs]
         self.images = EncodedImages(self.sam, self.cache, pairs, keys)
         rng = np.random.default_rng(0)
         self.objects = [Supervision.of(one, 1024, rng) for one in self.dataset.objects]
@@ -148,7 +147,7 @@ def fit(bench: Bench) -> None:
 
     def whole_step() -> None:
         one = bench.objects[next(turn) % len(bench.objects)]
-        image = read_image(bench.dataset.pairs[one.image_index].image)
+        image = bench.dataset.pairs[one.image_index].read()
         plain_step(sam.encode_image(image).features[None].clone(), one)
 
     sides: dict[str, Side] = {
@@ -192,7 +191,7 @@ def _transformers_step() -> Side:
 def segment(bench: Bench) -> None:
     """Prompts on an encoded image."""
     sam = bench.sam
-    image = read_image(bench.dataset.pairs[0].image)
+    image = bench.dataset.pairs[0].read()
     embedding = bench.cache.encode(image, sam)[1]
     prompt = center_point(bench.dataset.objects[0].mask())
     height, width = embedding.original_size
@@ -287,7 +286,7 @@ def _onnx_session(path: Path) -> Any:
 def encode(bench: Bench) -> None:
     """The image encoder."""
     sam = bench.sam
-    pixels = sam.preprocess(read_image(bench.dataset.pairs[0].image))
+    pixels = sam.preprocess(bench.dataset.pairs[0].read())
 
     def own() -> None:
         with torch.inference_mode():
@@ -306,7 +305,7 @@ def encode(bench: Bench) -> None:
 def folder(bench: Bench) -> None:
     """`samtune segment` on a folder of images, one point each, with nothing cached."""
     sam, count = bench.sam, bench.count
-    photos = [read_image(pair.image) for pair in bench.dataset.pairs]
+    photos = [pair.read() for pair in bench.dataset.pairs]
     pixels = [sam.preprocess(photo) for photo in photos]
 
     with tempfile.TemporaryDirectory() as home:

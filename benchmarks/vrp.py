@@ -21,7 +21,6 @@ from samtune.checkpoints import resolve
 from samtune.config import VrpConfig
 from samtune.dataset import Dataset, load_dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.images import read_image
 from samtune.learner import EncodedImages
 from samtune.resume import read_state, write_state
 from samtune.sam import Sam, load_sam
@@ -40,7 +39,7 @@ class Task:
             [n for n, (image, _) in enumerate(train.digests) if image not in known]
         )
         pairs = [*train.pairs, *val.pairs]
-        keys = [cache.encode(read_image(pair.image), sam)[0] for pair in pairs]
+        keys = [cache.encode(pair.read(), sam)[0] for pair in pairs]
         self.images = EncodedImages(sam, cache, pairs, keys)
         self.train = supervised_targets(train, sam, rng)
         self.val: list[Target] = []
