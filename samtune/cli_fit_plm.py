@@ -122,7 +122,7 @@ def fit_plm(
     if not result.better:
         explain_failure(result, path, output, kept)
     if not as_json:
-        typer.echo(f"next: {next_command(path, held_out or train, checkpoint)}")
+        typer.echo(f"next: {next_command(result, path, held_out or train, checkpoint)}")
 
 
 def _train(

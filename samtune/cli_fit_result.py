@@ -122,14 +122,15 @@ def explain_failure(result: "FitResult", path: Path, output: Path, kept: bool) -
     )
 
 
-def next_command(path: Path, held_out: "Dataset", checkpoint: str) -> str:
-    """A command that shows the adapter on a held-out image."""
+def next_command(result: "FitResult", path: Path, held_out: "Dataset", checkpoint: str) -> str:
+    """A command that shows the adapter, as good as it can be, on a held-out image."""
     from samtune.prompts import center_point
 
     thing = held_out.objects[0]
     x, y = center_point(thing.mask()).points[0].tolist()
     words = ["samtune", "segment", str(held_out.pairs[thing.image_index].image)]
     words += ["--point", f"{x:g},{y:g}", "--adapter", str(path), "--overlay"]
+    words += ["--refine"] if result.adapter.info.refine_helps else []
     words += [] if checkpoint == DEFAULT_CHECKPOINT else ["--checkpoint", checkpoint]
     return shlex.join(words)
 

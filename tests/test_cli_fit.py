@@ -110,6 +110,7 @@ def test_fit_ends_with_the_scores_the_share_of_parameters_and_what_to_try_next(
     (command,) = [line for line in report.splitlines() if line.startswith("next: ")]
     program, *words = shlex.split(command.removeprefix("next: "))
     assert program == "samtune"
+    assert ("--refine" in words) == scores["refine_helps"]
     assert run(*words).exit_code == 0
 
 
