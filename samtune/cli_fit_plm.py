@@ -52,11 +52,6 @@ def fit_plm(
 
     def read_and_check() -> tuple["Dataset", "Dataset | None"]:
         found = read(terminal)
-        if files is not None and found[1] is None:
-            raise SamtuneError(
-                "--report is about held-out images, and these are so few that trainings take turns "
-                "in holding them out: give --val or --val-fraction, too."
-            )
         if config.auto and found[1] is None:
             raise SamtuneError(
                 "--auto needs held-out images to tell what is an object, and these are so few that "
@@ -95,14 +90,14 @@ def fit_plm(
     path = output if kept else output.with_name(f"{output.stem}.rejected.safetensors")
     with explained_interruption(state, is_first=processes.is_first), Terminal(quiet) as terminal:
         result.adapter.save(path)
-        if files is not None and held_out is not None:
+        if files is not None:
             stages.seconds |= {
                 "encoding": result.seconds["encode"],
                 "training": result.seconds["train"],
             }
             report_fit(
                 terminal,
-                held_out,
+                held_out or train,
                 sam,
                 result.adapter,
                 path,
@@ -110,6 +105,7 @@ def fit_plm(
                 stages,
                 files,
                 result.curves,
+                result.turns,
             )
         state.unlink(missing_ok=True)  # kept so far: going on costs no training
 

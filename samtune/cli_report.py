@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from samtune.report import Report, Source
     from samtune.sam import Sam
     from samtune.stages import Stages
+    from samtune.turns import Turns
 
 
 def report_files(folder: Path) -> tuple[Path, Path]:
@@ -73,8 +74,11 @@ def report_fit(
     stages: "Stages",
     files: tuple[Path, Path],
     curves: "Curves | None" = None,
+    turns: "Turns | None" = None,
 ) -> None:
     """Report what a fit came to: plain SAM and the adapter it wrote, on what it held out.
+
+    Where trainings took turns in holding images out, they answer in its place.
 
     Raises:
         OutputError: a file cannot be written.
@@ -84,6 +88,6 @@ def report_fit(
 
     sources = [
         Source("plain SAM", Predictor(sam)),
-        Source(path.stem, Predictor(sam, adapter), path),
+        Source(path.stem, Predictor(sam, adapter), path, turns),
     ]
     write_report(terminal, held_out, sources, checkpoint, stages, files, curves)

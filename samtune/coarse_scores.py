@@ -1,6 +1,6 @@
 """What refining makes of masks that are off by a known amount, as other tools' masks may be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +12,7 @@ from samtune.embeddings import EmbeddingCache
 from samtune.metrics import boundary_iou, iou
 from samtune.polygons import extent, polygons_to_mask
 from samtune.predictor import Predictor
+from samtune.turns import Answering, who_answers
 
 OFF = 0.04  # of an object's size: how far the boundary is off
 _MOST = 30  # objects, taken evenly from more
@@ -40,7 +41,8 @@ class CoarseScores:
 
 
 def score_coarse(
-    scored: Sequence[tuple[Dataset, Predictor]],
+    dataset: Dataset,
+    answering: Answering,
     cache: EmbeddingCache,
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -48,18 +50,22 @@ def score_coarse(
     """Refine true masks that were made too large and too small.
 
     Args:
-        scored: objects, each with an adapter that can refine and has not seen them.
+        dataset: the objects.
+        answering: adapters that have not seen them; those that cannot refine are left out.
         cache: where embeddings are kept.
         on_progress: called with the number of objects done and of all.
 
     Returns:
         The mean scores; None where there is nothing to score.
     """
-    objects = [(thing, *one) for one in scored for thing in one[0].objects]
+    objects = [
+        thing for thing in dataset.objects if _can_refine(who_answers(answering, thing.image_index))
+    ]
     evenly = np.linspace(0, len(objects) - 1, min(len(objects), _MOST)).round().astype(int)
     rows = []
     for done, index in enumerate(evenly.tolist(), start=1):
-        thing, dataset, predictor = objects[index]
+        thing = objects[index]
+        predictor = who_answers(answering, thing.image_index)
         image = dataset.pairs[thing.image_index].read()
         _, embedding = cache.encode(image, predictor.sam)
         target = thing.mask()
@@ -73,6 +79,10 @@ def score_coarse(
         return None
     before, after, edge_before, edge_after = np.mean(rows, axis=0).tolist()
     return CoarseScores(before, after, edge_before, edge_after)
+
+
+def _can_refine(predictor: Predictor) -> bool:
+    return predictor.adapter is not None and predictor.adapter.learned.refiner is not None
 
 
 def grown(mask: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:

@@ -48,6 +48,8 @@ class Curves:
 def first_best(looks: Sequence[tuple[int, float]]) -> int:
     """Which look was the best, the first of equals: its weights are the ones that are kept.
 
+    There must be one.
+
     Example:
         >>> first_best([(300, 0.6), (600, 0.7), (900, 0.7)])
         1

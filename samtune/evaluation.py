@@ -20,6 +20,7 @@ from samtune.metrics import boundary_iou, iou
 from samtune.predictor import AT_ONCE, Prediction, Predictor
 from samtune.prompts import Prompt, center_point, jittered_box, point_pair, random_point
 from samtune.sam import Embedding, Sam
+from samtune.turns import Answering, who_answers
 
 RANDOM_SEEDS = 3  # random clicks tried on each object
 PromptKind = Literal["center", "random", "pair", "box"]
@@ -143,7 +144,7 @@ def evaluate(
 def score_objects(
     dataset: Dataset,
     sam: Sam,
-    predictors: Sequence[Predictor],
+    predictors: Sequence[Answering],
     cache: EmbeddingCache,
     *,
     kinds: Sequence[PromptKind] = ALL_KINDS,
@@ -171,13 +172,14 @@ def score_objects(
     found: list[list[ObjectScores]] = [[] for _ in predictors]
     for index, embedding, things in encoded_images(dataset, sam, cache, images, on_progress):
         for scores, predictor in zip(found, predictors, strict=True):
+            one = who_answers(predictor, index)
             answers: list[dict[PromptKind, tuple[AnswerScores, ...]]] = [{} for _ in things]
             for kind in kinds:
                 prompts = [
                     prompts_for(thing.mask(), kind, index, n) for n, thing in enumerate(things)
                 ]
                 detailed = every_detail or kind == "center"
-                scored = _score_prompts(predictor, embedding, things, prompts, detailed, boundary)
+                scored = _score_prompts(one, embedding, things, prompts, detailed, boundary)
                 for answer, of_kind in zip(answers, scored, strict=True):
                     answer[kind] = of_kind
             scores += map(ObjectScores, answers)

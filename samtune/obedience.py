@@ -13,9 +13,9 @@ from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import encoded_images
 from samtune.metrics import iou
-from samtune.predictor import Predictor
 from samtune.prompts import Prompt, center_point, points_off
 from samtune.sam import Sam
+from samtune.turns import Answering, who_answers
 
 CLICKS = 4  # beside the objects of each image
 FALSE_IOU = 0.5  # a mask is of an object that it overlaps by more
@@ -44,7 +44,7 @@ class Obedience:
 def measure_obedience(
     dataset: Dataset,
     sam: Sam,
-    predictors: Sequence[Predictor],
+    predictors: Sequence[Answering],
     cache: EmbeddingCache,
     *,
     on_progress: Callable[[int, int], None] | None = None,
@@ -68,7 +68,8 @@ def measure_obedience(
         rng = np.random.default_rng([index + 1, 7])
         places = points_off(np.any(masks, axis=0), rng, CLICKS)
         clicks = [Prompt.of([(x, y)]) for x, y in places.tolist()]
-        for number, predictor in enumerate(predictors):
+        for number, one in enumerate(predictors):
+            predictor = who_answers(one, index)
             beside[number] += [
                 (max(iou(answer.mask, mask) for mask in masks) > FALSE_IOU, answer.presence)
                 for answer in predictor.predict(embedding, clicks)

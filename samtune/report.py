@@ -32,6 +32,7 @@ from samtune.sam import Sam
 from samtune.sam_f import fit_sam_f
 from samtune.stages import Stages, peak_memory
 from samtune.summaries import Gain, by_image, by_object, by_size, center_iou, summarize
+from samtune.turns import Answering, Turns
 
 SHOWN = 20  # worst, and best, objects shown as pictures
 _MAPPED = (0.1, 0.5, 0.9)  # which objects get a sensitivity map: quantiles of their IoU
@@ -62,11 +63,18 @@ class Source:
         name: for tables.
         predictor: answers the prompts.
         adapter: its file, for adapters.
+        turns: who answer instead, as the adapter itself was trained on these images.
     """
 
     name: str
     predictor: Predictor
     adapter: Path | None = None
+    turns: Turns | None = None
+
+    @property
+    def answering(self) -> Answering:
+        """Who answers the prompts."""
+        return self.turns or self.predictor
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,12 +153,12 @@ def make_report(
     chosen = {"worst": order[:shown], "best": order[-shown:][::-1] if len(order) > 1 else []}
     with stages.measure("pictures"):
         pictures = {
-            name: draw_before_after(dataset, indices, [s.predictor for s in sources], cache)
+            name: draw_before_after(dataset, indices, [s.answering for s in sources], cache)
             for name, indices in chosen.items()
         }
     mapped = list(dict.fromkeys(order[round(q * (len(order) - 1))] for q in _MAPPED))
     with stages.measure("sensitivity"):
-        named = {source.name: source.predictor for source in sources}
+        named = {source.name: source.answering for source in sources}
         maps, sensitivity = draw_maps(
             dataset, mapped, named, cache, lambda done, total: tell("sensitivity", done, total)
         )
@@ -166,7 +174,7 @@ def make_report(
         **chosen,
         "sensitivity": sensitivity,
         "adapters": [
-            about_adapter(source.name, source.adapter, source.predictor, dataset)
+            about_adapter(source.name, source.adapter, source.predictor, dataset, source.turns)
             for source in sources
             if source.adapter is not None
         ],
@@ -196,20 +204,20 @@ def _measure(
     tell: Tell,
 ) -> list[_Scored]:
     """What each source answers to clicks on objects and beside them, and what it finds alone."""
-    predictors = [source.predictor for source in sources]
+    sam = sources[0].predictor.sam
     with stages.measure("encoding"):
         for done, pair in enumerate(dataset.pairs, start=1):
-            cache.encode(pair.read(), predictors[0].sam)
+            cache.encode(pair.read(), sam)
             tell("encoding", done, len(dataset.pairs))
     scores = []
     for source in sources:
         with stages.measure(f"scoring {source.name}"):
-            scores.append(_score(dataset, source.predictor, cache, None, source.name, tell))
+            scores.append(_score(dataset, source.answering, cache, None, source.name, tell))
     with stages.measure("clicking beside"):
         obedience = measure_obedience(
             dataset,
-            predictors[0].sam,
-            predictors,
+            sam,
+            [source.answering for source in sources],
             cache,
             on_progress=lambda done, total: tell("clicking beside", done, total),
         )
@@ -241,7 +249,7 @@ def _about_sources(
 
 def _score(
     dataset: Dataset,
-    predictor: Predictor,
+    predictor: Answering,
     cache: EmbeddingCache,
     images: Sequence[int] | None,
     name: str,
@@ -270,7 +278,7 @@ def _find(
 ) -> FoundScores | None:
     """What an adapter finds without a click; None if it cannot."""
     adapter = source.predictor.adapter
-    if adapter is None or not can_find(adapter.learned, told_to=auto):
+    if adapter is None or source.turns is not None or not can_find(adapter.learned, told_to=auto):
         return None
     stage = f"finding with {source.name}"
     with stages.measure(stage):

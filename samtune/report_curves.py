@@ -15,6 +15,10 @@ _ENDED = {
     "no progress": "ended early, because the last looks brought no progress",
     "time": "ended at its time limit",
 }
+_NOBODY_LOOKED = (
+    "This is the last training, on all images, so that there were none to look at meanwhile: the "
+    "scores on this page are those of the trainings before it, which took turns."
+)
 
 
 @dataclass(frozen=True)
@@ -31,51 +35,71 @@ def curves_section(numbers: dict[str, Any]) -> str:
     training = numbers["training"]
     if training is None:
         return ""
-    chosen, looks = training["chosen"], training["looks"]
-    kept_at, kept_iou = looks[training["kept"]]
+    chosen = training["chosen"]
     own, plain = (colour_of(numbers, numbers["sources"][index]) for index in (-1, 0))
-    window = max(1, len(chosen["seen"]) // _SMOOTHED)
-    times, smooth = count(len(looks), "look"), count(window, "step")
+    window, end = max(1, len(chosen["seen"]) // _SMOOTHED), chosen["seen"][-1]
     losses = [
         line
         for start, colour in [(s, _GIVEN_UP) for s in training["given_up"]] + [(chosen, own)]
         for line in _loss_lines(start, colour, window)
     ]
-    end = chosen["seen"][-1]
     rates = list(zip(chosen["seen"], chosen["learning_rates"], strict=True))
-    base = 100 * training["base_iou"]
-    scores = [
-        _Line([(0, base), (end, base)], plain, 'stroke-width="2" stroke-dasharray="6 5"'),
-        _Line([(seen, 100 * iou) for seen, iou in looks], own),
-    ]
-    dots = [(seen, 100 * iou, seen == kept_at) for seen, iou in looks]
+    looked = bool(training["looks"])
+    entries = [(own, "adapter")]
+    entries += [(_GIVEN_UP, "a start that was given up")] if training["given_up"] else []
+    entries += [(plain, "plain SAM")] if looked else []
     return (
         f"<h2>How training went</h2><p>Training {_ENDED[training['stopped']]}: it showed {end:,} "
-        "objects, the same ones again and again where there are fewer. Kept is what had been "
-        f"learned after {kept_at:,}, the best of {times} at held-out objects. As these "
-        "very objects chose, their scores on this page flatter a little.</p>"
-        f"{_legend(training, own, plain)}"
+        "objects, the same ones again and again where there are fewer. "
+        f"{_what_is_kept(training) if looked else _NOBODY_LOOKED}</p>"
+        f"{_starts(training)}{_legend(entries)}"
         f"<h3>Loss</h3>{_chart('loss', losses, end)}"
-        f"<h3>IoU on held-out objects, %</h3>{_chart('held-out IoU', scores, end, dots, own)}"
+        f"{_looks_chart(training, own, plain) if looked else ''}"
         f"<h3>Learning rate</h3>{_chart('learning rate', [_Line(rates, own)], end)}"
         "<ul><li><b>loss</b>: how wrong the masks of training objects are, which training makes "
-        f"less. Thin: each step. Thick: mean of {smooth}. A loss that falls while the IoU below "
-        "does not rise is learning by heart.</li>"
-        "<li><b>IoU on held-out objects</b>: each look, quick: on a coarse grid, and on up to 100 "
-        f"of them, so that it differs a little from the scores above. The large dot "
-        f"({percent(kept_iou)}) is what was kept.</li>"
+        f"less. Thin: each step. Thick: mean of {count(window, 'step')}. A loss that falls while "
+        "the IoU on held-out objects does not rise is learning by heart.</li>"
+        f"{_about_looks(training) if looked else ''}"
         "<li><b>learning rate</b>: how far a step goes.</li></ul>"
     )
 
 
-def _legend(training: dict[str, Any], own: str, plain: str) -> str:
-    entries = [(own, "adapter"), (plain, "plain SAM")]
-    if training["given_up"]:
-        entries.insert(1, (_GIVEN_UP, "a start that was given up"))
+def _what_is_kept(training: dict[str, Any]) -> str:
+    kept_at, _ = training["looks"][training["kept"]]
+    times = count(len(training["looks"]), "look")
+    return (
+        f"Kept is what had been learned after {kept_at:,}, the best of {times} at held-out "
+        "objects. As these very objects chose, their scores on this page flatter a little."
+    )
+
+
+def _looks_chart(training: dict[str, Any], own: str, plain: str) -> str:
+    """The IoU at each look, and plain SAM's."""
+    end, base = training["chosen"]["seen"][-1], 100 * training["base_iou"]
+    looks = [(seen, 100 * iou) for seen, iou in training["looks"]]
+    scores = [
+        _Line([(0, base), (end, base)], plain, 'stroke-width="2" stroke-dasharray="6 5"'),
+        _Line(looks, own),
+    ]
+    dots = [(seen, iou, index == training["kept"]) for index, (seen, iou) in enumerate(looks)]
+    chart = _chart("held-out IoU", scores, end, dots, own)
+    return f"<h3>IoU on held-out objects, %</h3>{chart}"
+
+
+def _about_looks(training: dict[str, Any]) -> str:
+    _, kept_iou = training["looks"][training["kept"]]
+    return (
+        "<li><b>IoU on held-out objects</b>: each look, quick: on a coarse grid, and on up to 100 "
+        f"of them, so that it differs a little from the scores above. The large dot "
+        f"({percent(kept_iou)}) is what was kept.</li>"
+    )
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> str:
     dots = " &nbsp; ".join(
         f'<span class="dot" style="background:{colour}"></span>{name}' for colour, name in entries
     )
-    return f"{_starts(training)}<p>{dots}</p>"
+    return f"<p>{dots}</p>"
 
 
 def _starts(training: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from samtune.curves import Curves, Start, first_best
 from samtune.dataset import Dataset, split
 from samtune.errors import DatasetError
 from samtune.predictor import Predictor
+from samtune.turns import Turns
 
 
 def about_data(dataset: Dataset) -> dict[str, Any]:
@@ -26,14 +27,20 @@ def about_data(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def about_adapter(name: str, file: Path, predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
-    """What an adapter says about its training, and how many of these images were in it."""
+def about_adapter(
+    name: str, file: Path, predictor: Predictor, dataset: Dataset, turns: Turns | None
+) -> dict[str, Any]:
+    """What an adapter says about its training, and how many of these images were in it.
+
+    Where trainings took turns in answering for it, none was in that of the one who answered.
+    """
     adapter = predictor.adapter
     assert adapter is not None, "who has a file has an adapter"
     return {
         "name": name,
         "file": str(file),
-        "images_seen_in_training": images_seen(adapter.info, dataset),
+        "turns": 0 if turns is None else turns.count,
+        "images_seen_in_training": 0 if turns else images_seen(adapter.info, dataset),
         **asdict(adapter.info),
     }
 
@@ -65,12 +72,12 @@ def images_seen(info: AdapterInfo, dataset: Dataset) -> int:
 
 
 def about_training(curves: Curves) -> dict[str, Any]:
-    """How a training went; `kept` is the position of the look whose weights were kept."""
+    """How a training went; `kept` is the position of the look whose weights were kept, if any."""
     return {
         **asdict(curves),
         "chosen": _finite(curves.chosen),
         "given_up": [_finite(start) for start in curves.given_up],
-        "kept": first_best(curves.looks),
+        "kept": first_best(curves.looks) if curves.looks else None,
     }
 
 

@@ -74,7 +74,8 @@ def render(report: Report) -> str:
 def _subtitle(numbers: dict[str, Any]) -> str:
     """What was evaluated, and what of the folder was not."""
     data = numbers["data"]
-    parts = ["held out by samtune fit"] if numbers["training"] else []
+    in_turns = any(about["turns"] for about in numbers["adapters"])
+    parts = [f"held out{' in turns' * in_turns} by samtune fit"] if numbers["training"] else []
     parts += [f"{count(data['images'], 'image')} with {count(data['objects'], 'object')}"]
     parts += [] if data["class_id"] is None else [f"class {data['class_id']}"]
     parts += [data["note"]] if data["note"] else []
@@ -115,6 +116,13 @@ def _verdicts(numbers: dict[str, Any]) -> str:
                 '<div class="card warning"><strong>seen in training</strong>'
                 f"{escape(about['name'])} learned from {some} of these {images}: its scores say "
                 "little about new ones.</div>"
+            )
+        if about["turns"]:
+            cards.append(
+                '<div class="card"><strong>scored in turns</strong>These are few images, so that '
+                f"{about['turns']} trainings took turns in holding some of them out. Each object "
+                f"is answered by the one that has not seen it; {escape(about['name'])} itself "
+                "learned from all.</div>"
             )
     return (
         f'<div class="cards">{"".join(cards)}</div>'

@@ -16,10 +16,10 @@ from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
 from samtune.metrics import iou
 from samtune.overlay import COLOURS, draw_outline, mark_prompt, tint
-from samtune.predictor import Predictor
 from samtune.prompts import Prompt, center_point
 from samtune.sensitivity import grid_of_clicks, in_object_and_ring, score_clicks
 from samtune.sensitivity_map import Panel, draw_sensitivity
+from samtune.turns import Answering, who_answers
 
 _MAP_CLICKS = 50  # in the object
 _SIDE = 200  # pixels: long side of a cut-out
@@ -58,7 +58,7 @@ class Picture:
 
 
 def draw_before_after(
-    dataset: Dataset, indices: Sequence[int], predictors: Sequence[Predictor], cache: EmbeddingCache
+    dataset: Dataset, indices: Sequence[int], predictors: Sequence[Answering], cache: EmbeddingCache
 ) -> list[Picture]:
     """Draw the answers to the centre click on some objects.
 
@@ -78,7 +78,8 @@ def draw_before_after(
         click = center_point(target)
         crop = _around(thing.box, thing.size)
         views = []
-        for predictor in predictors:
+        for one in predictors:
+            predictor = who_answers(one, thing.image_index)
             _, embedding = cache.encode(image, predictor.sam)
             answer = predictor.predict(embedding, [click])[0]
             address = data_address(_cut_out(image, answer.mask, target, click, crop), "JPEG")
@@ -90,7 +91,7 @@ def draw_before_after(
 def draw_maps(
     dataset: Dataset,
     indices: Sequence[int],
-    predictors: Mapping[str, Predictor],
+    predictors: Mapping[str, Answering],
     cache: EmbeddingCache,
     on_progress: Callable[[int, int], None],
 ) -> tuple[list[NDArray[np.uint8]], list[dict[str, Any]]]:
@@ -114,7 +115,8 @@ def draw_maps(
         image, targets = pair.read(), [thing.mask()]
         clicks = grid_of_clicks(targets, _MAP_CLICKS)
         panels = []
-        for name, predictor in predictors.items():
+        for name, one in predictors.items():
+            predictor = who_answers(one, thing.image_index)
             _, embedding = cache.encode(image, predictor.sam)
             panels.append(Panel(name, score_clicks(predictor, embedding, targets, clicks)))
         pictures.append(draw_sensitivity(image, targets, clicks, panels))

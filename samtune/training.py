@@ -38,6 +38,7 @@ from samtune.sam import Sam
 from samtune.summaries import Gain
 from samtune.supervision import Supervision, supervise
 from samtune.trials import Split, Trials
+from samtune.turns import Answering, Turns
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class FitResult:
         found: what it finds on held-out images by itself, those that its judgement was set on
             among them; None where it did not learn to.
         gain: of the adapter over plain SAM, with its interval.
-        folds: how many trainings took turns in holding images out, so that each object was scored
-            by one that had not seen it; 0 where objects were held out for good.
+        turns: the trainings that took turns in holding images out, so that each object was scored
+            by one that had not seen it; None where objects were held out for good.
         objects_per_second: in training, validation left out.
         seconds: of the phases "encode" and "train", and "total".
         curves: how the training went, step by step.
@@ -65,10 +66,15 @@ class FitResult:
     coarse: CoarseScores | None
     found: FoundScores | None
     gain: Gain
-    folds: int
+    turns: Turns | None
     objects_per_second: float
     seconds: dict[str, float]
     curves: Curves
+
+    @property
+    def folds(self) -> int:
+        """How many trainings took turns; 0 where none did."""
+        return 0 if self.turns is None else self.turns.count
 
     @property
     def better(self) -> bool:
@@ -196,13 +202,14 @@ def fit(
         proposes=learned.proposes,
     )
     adapter = Adapter(info, learned)
-    scored = [(val, adapter)] if val is not None else []
-    for trial, part in zip(trials, parts, strict=True):
-        scored.append((train.subset(part), Adapter(info, trial)))
-    base, adapted, groups = _score(scored, sam, cache, processes, on_progress)
+    in_turns = [Predictor(sam, Adapter(info, trial)) for trial in trials]
+    taken = Turns(in_turns, parts) if in_turns else None
+    data, answering = val or train, taken or Predictor(sam, adapter)
+    base, adapted = _score(data, answering, sam, cache, processes, on_progress)
     means = Scores.mean(base), Scores.mean(adapted)
     coarse = score_coarse(
-        [(data, Predictor(sam, one)) for data, one in scored if one.learned.refiner is not None],
+        data,
+        answering,
         cache,
         on_progress=lambda done, total: on_progress(Progress("coarse", done, total)),
     )
@@ -224,8 +231,8 @@ def fit(
         adapted=means[1],
         coarse=coarse,
         found=found,
-        gain=Gain.over(base, adapted, groups),
-        folds=len(parts),
+        gain=Gain.over(base, adapted, [thing.image_index for thing in data.objects]),
+        turns=taken,
         objects_per_second=run.objects_per_second,
         seconds={
             "encode": encoded - started,
@@ -266,34 +273,24 @@ def _splits(objects: list[Supervision], parts: list[list[int]], images: int) -> 
 
 
 def _score(
-    scored: list[tuple[Dataset, Adapter]],
+    data: Dataset,
+    answering: Answering,
     sam: Sam,
     cache: EmbeddingCache,
     processes: Processes,
     on_progress: Callable[[Progress], None],
-) -> tuple[list[ObjectScores], list[ObjectScores], list[int]]:
-    """Score adapters beside plain SAM, each on its data: of both, and each object's image."""
-    base, adapted, groups = [], [], []
-    shares = [range(len(one.pairs))[processes.own(len(one.pairs))] for one, _ in scored]
-    images, done_before, before = sum(map(len, shares)), 0, 0
-    for (dataset, adapter), own in zip(scored, shares, strict=True):
-        plain, moved = score_objects(
-            dataset,
-            sam,
-            [Predictor(sam), Predictor(sam, adapter)],
-            cache,
-            kinds=("center",),
-            images=own,
-            on_progress=lambda done, total, start=done_before: on_progress(  # type: ignore[misc]
-                Progress("score", start + done, images)
-            ),
-        )
-        base += processes.together(plain)
-        adapted += processes.together(moved)
-        groups += [before + thing.image_index for thing in dataset.objects]
-        before += len(dataset.pairs)
-        done_before += len(own)
-    return base, adapted, groups
+) -> tuple[list[ObjectScores], list[ObjectScores]]:
+    """Score plain SAM and what was trained at the centre click of each object."""
+    plain, moved = score_objects(
+        data,
+        sam,
+        [Predictor(sam), answering],
+        cache,
+        kinds=("center",),
+        images=range(len(data.pairs))[processes.own(len(data.pairs))],
+        on_progress=lambda done, total: on_progress(Progress("score", done, total)),
+    )
+    return processes.together(plain), processes.together(moved)
 
 
 def _with_scores(

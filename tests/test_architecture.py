@@ -69,6 +69,7 @@ READING_ORDER = [
     "adapter",
     "refinement",
     "predictor",
+    "turns",
     "parts",
     "finding",
     "following",

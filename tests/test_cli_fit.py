@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from broken_data import NAMED_BY_FAULT, disk, healthy, photo, save
 from command import files_in, one_error, run, use_instead_of_weights
+from interrupted_fit import QuickOfFew
 from PIL import Image
 
 import samtune.report
@@ -259,6 +260,25 @@ def test_a_report_is_about_the_held_out_images_with_the_training_s_curves(base_i
     assert "held out by samtune fit" in page
 
 
+def test_a_report_on_few_images_has_the_scores_of_the_trainings_that_had_not_seen_them(
+    base_iou, toy_dataset, monkeypatch
+):
+    base_iou(0.0)
+    monkeypatch.setattr("samtune.cli_fit.FitConfig", QuickOfFew)
+    told(run("fit", toy_dataset, "--no-pmm", "--report", "out", "--json"))
+    numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
+    (about,) = numbers["adapters"]
+    assert (about["turns"], about["images_seen_in_training"]) == (2, 0)
+    assert (numbers["data"]["images"], about["data"]["train_images"]) == (8, 8)
+    adapted = numbers["sources"][2]["prompts"]["center"]
+    assert (adapted["iou"], adapted["oracle_iou"]) == pytest.approx(
+        (about["scores"]["adapter_iou"], about["scores"]["adapter_oracle_iou"])
+    )
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "2 trainings took turns" in page
+    assert "<strong>seen in training</strong>" not in page
+
+
 def test_interrupted_while_reporting_resume_reports_without_training_again(
     base_iou, toy_dataset, workplace, monkeypatch
 ):
@@ -291,9 +311,6 @@ def test_a_report_that_cannot_be_written_is_one_line_before_any_work(
     monkeypatch.setattr("samtune.sam.load_sam", lambda *a: pytest.fail("loaded"))
     (workplace / "out").write_text("a file")
     assert "out is not a folder" in one_error(run("fit", toy_dataset, *QUICK, "--report", "out"))
-    # Without an option, these few images would take turns in being held out.
-    message = one_error(run("fit", toy_dataset, "--report", "elsewhere"))
-    assert "give --val or --val-fraction" in message
     assert files_in(workplace) == {"out"}
 
 

@@ -48,7 +48,7 @@ def scored(toy_folder, tiny_sam, tmp_path):
         adapter.learned.refiner = Towards(share)
         dataset = load_dataset(toy_folder)
         predictor = Predictor(tiny_sam, adapter)
-        return dataset, score_coarse([(dataset, predictor)], EmbeddingCache(tmp_path))
+        return dataset, score_coarse(dataset, predictor, EmbeddingCache(tmp_path))
 
     return score
 

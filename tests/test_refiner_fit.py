@@ -55,7 +55,7 @@ def same(one, other):
 def test_coarse_masks_of_held_out_objects_come_nearer_to_the_truth(fitted, data, cache, tiny_sam):
     adapter = build_adapter(tiny_sam)
     adapter.learned.refiner = fitted(share=0.1)
-    scores = score_coarse([(data[1], Predictor(tiny_sam, adapter))], cache)
+    scores = score_coarse(data[1], Predictor(tiny_sam, adapter), cache)
     assert scores.iou < 0.95
     assert scores.refined_iou > scores.iou + 0.02
     assert scores.refined_boundary_iou > scores.boundary_iou

@@ -100,6 +100,14 @@ def test_of_few_masks_the_score_of_each_start_is_told():
     assert "whose loss was lower" not in text
 
 
+def test_where_trainings_took_turns_nobody_looked_and_no_held_out_iou_is_drawn():
+    text = section(looks=(), base_iou=None, tried=((0.1, 0.7), (1.0, 0.6)))
+    assert len(charts(text)) == 2  # loss and learning rate
+    assert "took turns" in text
+    assert "plain SAM" not in text
+    assert "IoU on held-out objects, in %: 0.1: 70.0, 1: 60.0; kept: 0.1." in text
+
+
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -171,7 +171,7 @@ def test_scores_are_those_of_the_saved_file_on_the_held_out_images(whole, data, 
     assert (base, adapted) == (whole.base, whole.adapted)
     assert loaded.info.scores["adapter_iou"] == adapted.iou
     assert loaded.info.refine_helps == adapted.refining_helps
-    coarse = score_coarse([(data[1], predictors[1])], cache)
+    coarse = score_coarse(data[1], predictors[1], cache)
     assert coarse == whole.coarse
     assert loaded.info.refine_helps_coarse == coarse.helps
     assert loaded.info.scores["coarse_refined_iou"] == coarse.refined_iou
