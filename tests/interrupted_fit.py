@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tiny_models import build_tiny_sam
@@ -18,8 +19,10 @@ from tiny_models import build_tiny_sam
 import samtune.cli_fit
 import samtune.presence_fit
 import samtune.sam
+import samtune.training
 from samtune.cli import main
 from samtune.config import FitConfig, VrpConfig
+from samtune.object_map_fit import fit_object_map
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ class QuickOfFew(FitConfig):
 
 @dataclass(frozen=True)
 class QuickVrp(VrpConfig):
-    """Twenty steps, with a look after each fifth."""
+    """Ten steps, with a look after each fifth."""
 
-    episodes: int = 40
-    validations: int = 4
+    episodes: int = 20
+    validations: int = 2
     look_at: int = 2
 
 
@@ -98,6 +101,7 @@ if __name__ == "__main__":
     samtune.cli_fit.FitConfig = {"many": Quick, "few": QuickOfFew}[masks]
     samtune.cli_fit.VrpConfig = QuickVrp
     samtune.presence_fit._OBJECTS = samtune.presence_fit._HELD_OUT = 4
+    samtune.training.fit_object_map = partial(fit_object_map, steps=20)
     samtune.sam.load_sam = lambda path, device: build_tiny_sam()
     if moment != "-":
         kill_at(moment)
