@@ -1,15 +1,14 @@
 """`samtune fit --method persam` and `persam-f`: an adapter from references, in a second or two."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from samtune.cli_fit_result import segment_command
 from samtune.cli_report import report_fit
 from samtune.config import PARTS, Part
 from samtune.console import (
-    DEFAULT_CHECKPOINT,
     Terminal,
     count,
     duration,
@@ -169,9 +168,7 @@ def _seconds(taken: float) -> str:
 def _next_command(train: "Dataset", held_out: "Dataset | None", path: Path, checkpoint: str) -> str:
     """A command that shows the adapter, on a held-out image if there is one."""
     image = (train if held_out is None else held_out).pairs[-1].image
-    words = ["samtune", "segment", str(image), "--adapter", str(path), "--overlay"]
-    words += [] if checkpoint == DEFAULT_CHECKPOINT else ["--checkpoint", checkpoint]
-    return shlex.join(words)
+    return segment_command(image, ["--adapter", str(path)], checkpoint)
 
 
 def _summary(

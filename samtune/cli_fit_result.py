@@ -128,9 +128,14 @@ def next_command(result: "FitResult", path: Path, held_out: "Dataset", checkpoin
 
     thing = held_out.objects[0]
     x, y = center_point(thing.mask()).points[0].tolist()
-    words = ["samtune", "segment", str(held_out.pairs[thing.image_index].image)]
-    words += ["--point", f"{x:g},{y:g}", "--adapter", str(path), "--overlay"]
+    words = ["--point", f"{x:g},{y:g}", "--adapter", str(path)]
     words += ["--refine"] if result.adapter.info.refine_helps else []
+    return segment_command(held_out.pairs[thing.image_index].image, words, checkpoint)
+
+
+def segment_command(image: Path, words: list[str], checkpoint: str) -> str:
+    """`samtune segment` with a picture to look at, as a line for the shell."""
+    words = ["samtune", "segment", str(image), *words, "--overlay"]
     words += [] if checkpoint == DEFAULT_CHECKPOINT else ["--checkpoint", checkpoint]
     return shlex.join(words)
 

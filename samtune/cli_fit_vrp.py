@@ -1,6 +1,5 @@
 """`samtune fit --method vrp`: an encoder of annotated references, trained on a folder."""
 
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from samtune.cli_fit_course import explained_interruption, say_where_to_start, show_progress
+from samtune.cli_fit_result import segment_command
 from samtune.config import VrpConfig
 from samtune.console import (
-    DEFAULT_CHECKPOINT,
     Terminal,
     check_writable,
     count,
@@ -154,12 +153,10 @@ def _in_words(result: "VrpFit", path: Path) -> str:
 
 
 def _next_command(result: "VrpFit", held_out: "Dataset", path: Path, checkpoint: str) -> str:
-    words = ["samtune", "segment", str(held_out.pairs[-1].image), "--adapter", str(path)]
+    words = ["--adapter", str(path)]
     if not result.adapter.info.data["references"]:
         words += ["--reference", "IMAGE", "--reference-mask", "MASK"]
-    words += ["--overlay"]
-    words += [] if checkpoint == DEFAULT_CHECKPOINT else ["--checkpoint", checkpoint]
-    return shlex.join(words)
+    return segment_command(held_out.pairs[-1].image, words, checkpoint)
 
 
 def _summary(result: "VrpFit", path: Path) -> dict[str, Any]:

@@ -32,12 +32,12 @@ class Source:
 class Wanted:
     """What is made of every image, whatever is asked about it; as the options of `segment`."""
 
-    all_masks: bool = False
-    overlay: bool = False
-    max_objects: int = 1
-    min_score: float = 0.0
-    follow: bool = False
-    mirror: bool = False
+    all_masks: bool
+    overlay: bool
+    max_objects: int
+    min_score: float
+    follow: bool
+    mirror: bool
 
 
 class Asker:

@@ -65,7 +65,7 @@ def shall_refine(
         AdapterError: it cannot refine.
     """
     assert predictor.adapter is not None
-    if predictor.adapter.learned.refiner is None:
+    if predictor.refiner is None:
         raise AdapterError(
             f"{path} cannot refine: it has no contour refiner, which `fit` trains for --method plm "
             "unless --no-pmm is given, and did not yet when older adapters were made. Fit it anew "

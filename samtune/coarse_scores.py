@@ -11,7 +11,6 @@ from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.metrics import boundary_iou, iou
 from samtune.polygons import extent, polygons_to_mask
-from samtune.predictor import Predictor
 from samtune.turns import Answering, who_answers
 
 OFF = 0.04  # of an object's size: how far the boundary is off
@@ -58,14 +57,12 @@ def score_coarse(
     Returns:
         The mean scores; None where there is nothing to score.
     """
-    objects = [
-        thing for thing in dataset.objects if _can_refine(who_answers(answering, thing.image_index))
-    ]
+    answered = [(thing, who_answers(answering, thing.image_index)) for thing in dataset.objects]
+    objects = [(thing, one) for thing, one in answered if one.refiner is not None]
     evenly = np.linspace(0, len(objects) - 1, min(len(objects), _MOST)).round().astype(int)
     rows = []
     for done, index in enumerate(evenly.tolist(), start=1):
-        thing = objects[index]
-        predictor = who_answers(answering, thing.image_index)
+        thing, predictor = objects[index]
         image = dataset.pairs[thing.image_index].read()
         _, embedding = cache.encode(image, predictor.sam)
         target = thing.mask()
@@ -79,10 +76,6 @@ def score_coarse(
         return None
     before, after, edge_before, edge_after = np.mean(rows, axis=0).tolist()
     return CoarseScores(before, after, edge_before, edge_after)
-
-
-def _can_refine(predictor: Predictor) -> bool:
-    return predictor.adapter is not None and predictor.adapter.learned.refiner is not None
 
 
 def grown(mask: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:

@@ -261,8 +261,7 @@ def _answer_some_at_once(
 
     An image can have hundreds of objects, and an answer five masks of the image's size.
     """
-    adapter = predictor.adapter
-    refine = detailed and adapter is not None and adapter.learned.refiner is not None
+    refine = detailed and predictor.refiner is not None
     for start in range(0, len(prompts), AT_ONCE):
         some = prompts[start : start + AT_ONCE]
         yield from predictor.predict(embedding, some, all_masks=detailed, refine=refine)

@@ -102,6 +102,11 @@ class Predictor:
         self.adapter = adapter
         self.every_cell = every_cell
 
+    @property
+    def refiner(self) -> ContourRefiner | None:
+        """What refines contours; None where the adapter has none, and without one."""
+        return None if self.adapter is None else self.adapter.learned.refiner
+
     @torch.inference_mode()
     def predict(
         self,
@@ -127,7 +132,7 @@ class Predictor:
             ValueError: refinement without an adapter that can.
         """
         if refine:
-            _ = self._refiner  # raises where there is none
+            self._needed_refiner()  # raises where there is none
         for prompt in prompts:
             prompt.check_inside(embedding.original_size)
         answers: dict[int, Prediction] = {}
@@ -168,8 +173,8 @@ class Predictor:
         judged = self.adapter.learned.judge(self._attend(embedding, prompts)[0])
         if judged is None or embedding.mirror is None:
             return judged
-        turned = self._attend(embedding.mirror, _turned(prompts, embedding))[0]
-        other = self.adapter.learned.judge(turned)
+        tokens, _ = self._attend(embedding.mirror, _turned(prompts, embedding))
+        other = self.adapter.learned.judge(tokens)
         assert other is not None
         return (judged + other) / 2
 
@@ -273,7 +278,7 @@ class Predictor:
         """
         if mask.shape != embedding.original_size:
             raise ValueError(f"a mask of {mask.shape} for an image of {embedding.original_size}")
-        refiner = self._refiner
+        refiner = self._needed_refiner()
         polygons = list(mask_to_polygons(mask))
         large = [i for i, one in enumerate(polygons) if is_large(one.exterior, embedding)]
         for start in range(0, len(large), AT_ONCE):
@@ -284,11 +289,10 @@ class Predictor:
                 polygons[i] = refine_polygon(polygons[i], refiner, features, embedding, rounds)
         return tuple(polygons)
 
-    @property
-    def _refiner(self) -> ContourRefiner:
-        if self.adapter is None or self.adapter.learned.refiner is None:
+    def _needed_refiner(self) -> ContourRefiner:
+        if self.refiner is None:
             raise ValueError("refining needs an adapter with a contour refiner")
-        return self.adapter.learned.refiner
+        return self.refiner
 
     def _attend(self, embedding: Embedding, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
         """Tokens and cells after the decoder's transformer, for prompts of one form."""

@@ -49,9 +49,9 @@ def corpus():
     palette = Image.fromarray(LABELS).convert("P")
     cmyk, lab, ycbcr = (Image.fromarray(PIXELS).convert(mode) for mode in ("CMYK", "LAB", "YCbCr"))
 
-    def several():  # new ones each time: Pillow leaves one format's settings on them
+    def several(more=2):  # new ones each time: Pillow leaves one format's settings on them
         pages = [Image.fromarray(PIXELS[::-1]), Image.fromarray(PIXELS[:, ::-1])]
-        return {"save_all": True, "append_images": pages}
+        return {"save_all": True, "append_images": pages[:more]}
 
     deep = GREY.astype(np.uint16) * 200
     real = GREY.astype(np.float32) / 255
@@ -74,10 +74,7 @@ def corpus():
         "jpeg grey": encoded(GREY, "JPEG"),
         "jpeg progressive": encoded(PIXELS, "JPEG", progressive=True, quality=70),
         "jpeg cmyk": encoded(cmyk, "JPEG"),
-        # Two: older versions of Pillow leave no room for more.
-        "jpeg of several": encoded(
-            PIXELS, "MPO", save_all=True, append_images=several()["append_images"][:1]
-        ),
+        "jpeg of several": encoded(PIXELS, "MPO", **several(1)),  # old Pillow has no room for more
         "webp": encoded(PIXELS, "WEBP"),
         "webp lossless": encoded(RGBA, "WEBP", lossless=True),
         "webp animated": encoded(PIXELS, "WEBP", **several()),

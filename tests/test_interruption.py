@@ -29,6 +29,11 @@ MOMENTS = {
     "saving the adapter, half-written": "pathlib:Path.write_bytes@9",  # 8 embeddings before
     "the adapter saved, the state not yet removed": "pathlib:Path.unlink@23",
 }
+FITS = {
+    "of many masks": ("many", ["--auto"]),
+    "of few masks": ("few", []),
+    "of a reference prompt": ("few", ["--method", "vrp"]),
+}
 
 
 def start(folder, data, *words, masks="many", moment="-", home=None):
@@ -55,13 +60,6 @@ def finish(process, code=0):
     _, said = process.communicate(timeout=120)
     assert process.returncode == code, said
     return said
-
-
-FITS = {
-    "of many masks": ("many", "--auto"),
-    "of few masks": ("few",),
-    "of a reference prompt": ("few", "--method", "vrp"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +101,7 @@ def test_a_killed_fit_goes_on_with_resume_to_the_same_adapter(moment, whole, toy
     assert started_anew == any(word in which for word in before)
 
 
-@pytest.mark.parametrize(
-    ("masks", "words"), [(one, more) for one, *more in FITS.values()], ids=FITS
-)
+@pytest.mark.parametrize(("masks", "words"), FITS.values(), ids=FITS)
 def test_a_fit_killed_at_ten_random_moments_still_makes_the_same_adapter(
     masks, words, toy_folder, tmp_path
 ):
