@@ -100,7 +100,7 @@ def run(
             None,
             sam,
             cache,
-            FitConfig(pmm=False),  # which changes no mask that is not refined
+            FitConfig(refiner=False),  # which changes no mask that is not refined
             checkpoint_name="mobile_sam",
             state_path=Path(folder) / "state",
         )

@@ -4,9 +4,9 @@
     python benchmarks/paper.py DATA BANNERS -o RESULTS [--tasks nose plates] [--seeds 0 1 2]
 
 DATA holds face_parts/ and plates/. Every fit is one `samtune fit train --val val` with the defaults
-(with and without --no-pmm) in a process of its own. What RESULTS/results.jsonl already has is not
-done again, so that the table can be made over several nights; it is printed at the end, from all
-that is there. Scores are percentages at the centre point of the objects of val/.
+(with --pmm and with --no-pmm) in a process of its own. What RESULTS/results.jsonl already has is
+not done again, so that the table can be made over several nights; it is printed at the end, from
+all that is there. Scores are percentages at the centre point of the objects of val/.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def score_fit(folder: Path, task: str, method: str, seed: int, output: Path) -> 
     name = f"{folder}:{CLASSES[task]}" if task in CLASSES else str(folder)
     told = output / method.replace(" ", "")
     told.mkdir(exist_ok=True)
-    summary = run(name, seed, told, ["--no-pmm"] if method == "PLM" else [])
+    summary = run(name, seed, told, ["--pmm" if "PMM" in method else "--no-pmm"])
     seconds = summary["seconds"]
     assert isinstance(seconds, dict)
     return {
@@ -104,7 +104,8 @@ def table(rows: Sequence[Row]) -> str:
         ("SAM-F", "SAM-F", "iou"),
         ("PLM", "PLM", "iou"),
         ("PLM + PMM", "PLM + PMM", "iou"),
-        ("refined", "PLM + PMM", "refined"),
+        ("PLM refined", "PLM", "refined"),
+        ("PLM + PMM refined", "PLM + PMM", "refined"),
         ("SAM oracle", "PLM + PMM", "sam_oracle"),
         ("PLM oracle", "PLM", "oracle"),
         ("PLM + PMM oracle", "PLM + PMM", "oracle"),

@@ -110,8 +110,16 @@ def fit(
             "that will be seen from the other side, too.",
         ),
     ] = False,
-    no_pmm: Annotated[
-        bool, typer.Option("--no-pmm", help="Train no Point Matching Module and no refiner.")
+    pmm: Annotated[
+        bool | None,
+        typer.Option(
+            "--pmm/--no-pmm",
+            help="Train with the Point Matching Module beside, or without. "
+            f"[default: {'--pmm' if FitConfig.pmm else '--no-pmm'}]",
+        ),
+    ] = None,
+    no_refiner: Annotated[
+        bool, typer.Option("--no-refiner", help="Do not learn to refine contours, in a minute.")
     ] = False,
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="Same seed, same adapter on the same machine.")
@@ -162,10 +170,14 @@ def fit(
     left_out = parse_parts(context, without or [])
     if method == "plm" and (reference is not None or without):
         context.fail("--reference and --without are for --method persam and persam-f.")
-    if method == "vrp" and (reference is not None or without or no_pmm):
+    if method == "vrp" and (reference is not None or without):
         context.fail(
-            "--method vrp takes all images as references in turn, and has no parts and no Point "
-            "Matching Module: leave out --reference, --without and --no-pmm."
+            "--method vrp takes all images as references in turn, and has no parts: leave out "
+            "--reference and --without."
+        )
+    if method != "plm" and (pmm is not None or no_refiner):
+        context.fail(
+            "--pmm, --no-pmm and --no-refiner are for --method plm: the others have neither."
         )
     if method != "plm" and auto:
         context.fail(
@@ -175,10 +187,10 @@ def fit(
         context.fail("--mirror is for --method plm: the others take images as they are.")
     if classes is not None and (method != "vrp" or class_id is not None):
         context.fail("--classes is for --method vrp, and takes the place of --class.")
-    if method.startswith("persam") and (epochs or max_minutes or no_pmm or resume):
+    if method.startswith("persam") and (epochs or max_minutes or resume):
         context.fail(
-            f"--method {method} trains nothing step by step: --epochs, --max-minutes, --no-pmm and "
-            "--resume are for --method plm and vrp."
+            f"--method {method} trains nothing step by step: --epochs, --max-minutes and --resume "
+            "are for --method plm and vrp."
         )
     if method != "plm" and started().count > 1:
         context.fail(f"--method {method} is for one process: start it without torchrun.")
@@ -202,7 +214,8 @@ def fit(
         max_minutes=max_minutes,
         val_fraction=FitConfig.val_fraction if val_fraction is None else val_fraction,
         mirror=mirror,
-        pmm=not no_pmm,
+        pmm=FitConfig.pmm if pmm is None else pmm,
+        refiner=not no_refiner,
         batch_size=batch_size,
         auto=auto,
     )

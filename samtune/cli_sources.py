@@ -68,8 +68,8 @@ def shall_refine(
     if predictor.refiner is None:
         raise AdapterError(
             f"{path} cannot refine: it has no contour refiner, which `fit` trains for --method plm "
-            "unless --no-pmm is given, and did not yet when older adapters were made. Fit it anew "
-            "to refine with it."
+            "unless --no-refiner is given, and did not yet when older adapters were made. Fit it "
+            "anew to refine with it."
         )
     return refining_helps(terminal, path, predictor.adapter.info, always, coarse=coarse) or always
 

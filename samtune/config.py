@@ -47,10 +47,11 @@ class FitConfig:
     trial_objects: int = 600  # seen at most in a training whose weights are not kept
     few_objects: int = 1000  # seen in the training of few masks whose weights are, at least
     few_passes: int = 50  # over them
-    pmm: bool = True  # the Point Matching Module as auxiliary task, and a refiner afterwards
+    pmm: bool = True  # the Point Matching Module as auxiliary task
     pmm_weight: float = 1.0  # λ, equation 3
     pmm_rate: float = 3e-4  # learning rate of the PMM
     pmm_jitter: float = 0.2  # of the object's half size
+    refiner: bool = True  # learn to refine contours afterwards (refiner_fit.py)
     auto: bool = False  # also learn where objects are (object_map.py)
     validations: int = 10  # looks at the held-out objects during training
     refine_share: float = 0.15  # of max_minutes, kept for the contour refiner
@@ -68,7 +69,7 @@ class FitConfig:
 
     def without_refining(self) -> "FitConfig":
         """The settings of training on prompts: what the contour refiner leaves of max_minutes."""
-        if self.max_minutes is None or not self.pmm:
+        if self.max_minutes is None or not self.refiner:
             return self
         return replace(self, max_minutes=self.max_minutes * (1 - self.refine_share))
 

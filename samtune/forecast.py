@@ -78,7 +78,7 @@ def forecast(
     seconds = step * total / config.batch_size
     seconds += look * looks * min(_LOOK_AT, scored)
     seconds += answer * 2 * scored
-    if config.pmm:
+    if config.refiner:
         share = share_of_refining(config, len(train.objects))
         once = _seconds(lambda: fit_refiner(sam, encoded, few.objects[:4], 0, share=1 / LOOKS))
         seconds += once * LOOKS * share * (2 if held_out is None else 1)

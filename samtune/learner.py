@@ -265,7 +265,12 @@ def _modules(config: FitConfig, first_offset: float) -> nn.ModuleDict:
 def _parameter_groups(
     learned: nn.ModuleDict, config: FitConfig, first_offset: float
 ) -> list[dict[str, Any]]:
-    """AdamW's groups; a small first offset would hardly grow at the rate of the other weights."""
+    """AdamW's groups.
+
+    A small first offset would hardly grow at the rate of the other weights. AdamW makes steps of
+    the full size of any gradient above its epsilon: rounding's own, 1e-10, must be below (a bias of
+    keys has no other, for softmax does not see it), or every way to add up would end elsewhere.
+    """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in learned.named_parameters():
         part = "offset" if name.startswith("plm.final_norm.") else name.split(".")[0]
@@ -276,4 +281,10 @@ def _parameter_groups(
         "selector": config.selector_rate,
         "pmm": config.pmm_rate,
     }
-    return [{"params": members, "lr": rates[part]} for part, members in groups.items()]
+    floor = {
+        "pmm": 1e-8
+    }  # its gradients have a median of 1e-7 at first, all others' are above 1e-5
+    return [
+        {"params": members, "lr": rates[part], "eps": floor.get(part, 1e-6)}
+        for part, members in groups.items()
+    ]

@@ -164,7 +164,7 @@ def fit(
     trials = run.trial_modules() if isinstance(run, Trials) and turns else []
     tried = [(trial.plm, turn) for trial, turn in zip(trials, turns, strict=True)]
     learned.presence = fit_presence(sam, learned.plm, images, split, tried, config.seed)
-    if config.pmm:
+    if config.refiner:
         refiners = fit_refiners(
             sam,
             images,

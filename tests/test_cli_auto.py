@@ -26,7 +26,7 @@ def files(toy_folder):
 
 @pytest.fixture
 def fitted(toy_folder):
-    words = ("--epochs", 1, "--val-fraction", 0.25, "--no-pmm", "--force", "--auto")
+    words = ("--epochs", 1, "--val-fraction", 0.25, "--no-refiner", "--force", "--auto")
     result = run("fit", toy_folder, "-o", "toy.safetensors", *words)
     assert result.exit_code == 0, result.output
     return result.stdout

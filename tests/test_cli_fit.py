@@ -156,9 +156,9 @@ def test_how_sure_the_gain_is_stands_below_the_scores(
     assert words in run("fit", toy_dataset, *QUICK).stdout
 
 
-def test_without_pmm_there_is_no_refined_score(base_iou, toy_dataset):
+def test_without_a_refiner_there_is_no_refined_score(base_iou, toy_dataset):
     base_iou(0.0)
-    result = run("fit", toy_dataset, *QUICK, "--no-pmm", "--json")
+    result = run("fit", toy_dataset, *QUICK, "--no-refiner", "--json")
     assert told(result)["refined_iou"] is None
     assert Adapter.load(Path("toy.safetensors")).learned.refiner is None
 
@@ -241,7 +241,7 @@ def test_a_full_disk_at_the_end_does_not_cost_the_training(
 
 def test_a_report_is_about_the_held_out_images_with_the_training_s_curves(base_iou, toy_dataset):
     base_iou(0.0)
-    result = run("fit", toy_dataset, *QUICK, "--no-pmm", "--report", "out")
+    result = run("fit", toy_dataset, *QUICK, "--no-refiner", "--report", "out")
     assert f"wrote {Path('out/report.html')} and {Path('out/report.json')}" in result.stdout
     numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
     assert (numbers["data"]["images"], numbers["adapters"][0]["images_seen_in_training"]) == (2, 0)
@@ -265,7 +265,7 @@ def test_a_report_on_few_images_has_the_scores_of_the_trainings_that_had_not_see
 ):
     base_iou(0.0)
     monkeypatch.setattr("samtune.cli_fit.FitConfig", QuickOfFew)
-    told(run("fit", toy_dataset, "--no-pmm", "--report", "out", "--json"))
+    told(run("fit", toy_dataset, "--no-refiner", "--report", "out", "--json"))
     numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
     (about,) = numbers["adapters"]
     assert (about["turns"], about["images_seen_in_training"]) == (2, 0)
@@ -284,7 +284,7 @@ def test_interrupted_while_reporting_resume_reports_without_training_again(
 ):
     # And a rejected adapter is one to look at all the more.
     base_iou(0.99)
-    words = ["fit", toy_dataset, *QUICK, "--no-pmm", "--report", "out"]
+    words = ["fit", toy_dataset, *QUICK, "--no-refiner", "--report", "out"]
 
     def interrupted(*given, curves, **others):
         curves_then.append(curves)

@@ -70,7 +70,7 @@ def test_export_writes_files_that_find_the_object_in_onnx_runtime_alone(
     mobile_sam_path, toy_dataset, tmp_path
 ):
     onnxruntime = pytest.importorskip("onnxruntime")
-    words = ["fit", toy_dataset, "-o", "toy.safetensors", "--epochs", 4, "--force", "--no-pmm"]
+    words = ["fit", toy_dataset, "-o", "toy.safetensors", "--epochs", 4, "--force", "--no-refiner"]
     words += ["--val-fraction", 0.25]
     samtune_command(*words, folder=tmp_path)
     words = ["export", "toy.safetensors", "-o", "onnx", "--quantize", "--json"]

@@ -133,7 +133,7 @@ def test_an_adapter_that_refining_did_not_help_leaves_the_mask_alone(tiny_sam, w
 def test_an_adapter_without_a_module_to_refine_with_is_refused(tiny_sam, workplace):
     write_adapter(workplace / "b.safetensors", tiny_sam, refines=False)
     save(rectangles(left=255))
-    assert "--no-pmm" in one_error(run(*WORDS[:-1], "b.safetensors", "--always"))
+    assert "--no-refiner" in one_error(run(*WORDS[:-1], "b.safetensors", "--always"))
     assert "m.refined.png" not in files_in(workplace)
 
 

@@ -242,7 +242,7 @@ def test_refine_always_refines_also_where_it_did_not_help(tiny_sam, workplace, m
 def test_refine_with_an_adapter_fitted_without_says_so(tiny_sam, workplace):
     file = write_adapter(workplace / "a.safetensors", tiny_sam, refines=False)
     message = one_error(run("segment", "a.png", "-p", "40,20", "-a", file, "--refine"))
-    assert "--no-pmm" in message
+    assert "--no-refiner" in message
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,8 @@ def test_refine_and_export_say_why_not(one_class):
     ("words", "said"),
     [
         (["--method", "vrp", "--reference", "auto"], "takes all images as references in turn"),
-        (["--method", "vrp", "--no-pmm"], "takes all images as references in turn"),
+        (["--method", "vrp", "--no-pmm"], "--method plm"),
+        (["--method", "vrp", "--no-refiner"], "--method plm"),
         (["--classes", "1,2"], "--classes is for --method vrp"),
         (["--method", "vrp", "--classes", "1", "--class", "1"], "takes the place of --class"),
         (["--method", "vrp", "--classes", "1,x"], "numbers from 1 on"),

@@ -60,7 +60,7 @@ def playing_back(learners, sam, config):
 def test_the_start_whose_loss_is_lower_at_the_end_of_the_probe_goes_on(
     tiny_sam, small, large, chosen
 ):
-    config = FitConfig(first_offsets=(0.1, 1.0), batch_size=2, probe_objects=40, pmm=False)
+    config = FitConfig(first_offsets=(0.1, 1.0), batch_size=2, probe_objects=40, refiner=False)
     known = {0.1: small, 1.0: large}
     learners = {offset: Playback(offset, losses + [0.0] * 20) for offset, losses in known.items()}
     run = playing_back(learners, tiny_sam, config)
@@ -96,7 +96,7 @@ def test_a_training_is_planned_to_end_within_the_time_that_the_probe_leaves(
         clock[0] += 1.0 if clock[0] < 40 else later
 
     config = FitConfig(
-        first_offsets=(0.1, 1.0), batch_size=2, probe_objects=40, pmm=False, max_minutes=minutes
+        first_offsets=(0.1, 1.0), batch_size=2, probe_objects=40, refiner=False, max_minutes=minutes
     )
     learners = {
         0.1: Playback(0.1, [9.0] * 40, takes),

@@ -87,7 +87,7 @@ def same(one, other):
 
 def test_an_adapter_learns_a_task_that_plain_sam_cannot_do(run):
     # Bright shapes on dark noise, which a random SAM knows nothing of; held-out images count.
-    result = run(replace(QUICK, objects=300, learning_rate=3e-3, warmup_objects=20, pmm=False))
+    result = run(replace(QUICK, objects=300, learning_rate=3e-3, warmup_objects=20, refiner=False))
     assert result.better
     assert result.adapted.iou > result.base.oracle_iou + 0.2
     assert result.gain.mean == pytest.approx(result.adapted.iou - result.base.iou)
@@ -98,7 +98,7 @@ def test_an_adapter_learns_a_task_that_plain_sam_cannot_do(run):
 
 
 def test_the_better_of_two_first_offsets_goes_on_and_the_other_leaves_no_trace(run):
-    config = replace(QUICK, pmm=False)
+    config = replace(QUICK, refiner=False)
     together = run(replace(config, first_offsets=(0.1, 3.0)))
     chosen = together.adapter.info.settings["first_offset"]
     assert same(together, run(replace(config, first_offsets=(chosen,))))
@@ -107,7 +107,7 @@ def test_the_better_of_two_first_offsets_goes_on_and_the_other_leaves_no_trace(r
 
 
 def test_without_pmm_nothing_is_refined(run, whole):
-    result = run(replace(QUICK, pmm=False))
+    result = run(replace(QUICK, refiner=False))
     assert result.adapter.learned.refiner is None
     assert result.adapted.refined_iou is None
     assert whole.adapter.learned.refiner is not None
@@ -116,7 +116,7 @@ def test_without_pmm_nothing_is_refined(run, whole):
 
 def test_training_ends_early_where_looks_bring_no_progress(run):
     # Without learning, every look finds the same: none is better than the first.
-    still = replace(QUICK, learning_rate=0.0, selector_rate=0.0, pmm=False, patience=2)
+    still = replace(QUICK, learning_rate=0.0, selector_rate=0.0, refiner=False, patience=2)
     result = run(still)
     assert result.curves.stopped == "no progress"
     assert len(result.curves.looks) == 3  # the first, and two without progress
@@ -143,7 +143,7 @@ def test_the_best_look_is_kept_whatever_training_does_afterwards(run):
             if progress.phase == "train":
                 cache.forgotten = progress.done >= 40  # after the second look
 
-        config = replace(QUICK, objects=80, learning_rate=3e-3, pmm=False, patience=patience)
+        config = replace(QUICK, objects=80, learning_rate=3e-3, refiner=False, patience=patience)
         return run(config, cache=cache, on_progress=listen)
 
     long, short = run_into_trouble(patience=4), run_into_trouble(patience=1)
@@ -246,7 +246,7 @@ def test_steps_see_training_images_and_looks_the_held_out_ones(run, data, tiny_s
             by_step.append(list(cache.asked))
         cache.asked.clear()
 
-    run(replace(QUICK, pmm=False), cache=cache, on_progress=listen)
+    run(replace(QUICK, refiner=False), cache=cache, on_progress=listen)
     assert set(by_step[0][:2]) == val  # plain SAM's score, before the first step
     by_step[0] = by_step[0][2:]
     for step, asked in enumerate(by_step, start=1):
@@ -257,7 +257,7 @@ def test_steps_see_training_images_and_looks_the_held_out_ones(run, data, tiny_s
 
 def test_held_out_images_have_no_say_in_the_weights(run, data):
     # One look, at the end: all that the held-out objects can do then is to be scored.
-    once = replace(QUICK, validations=1, pmm=False)
+    once = replace(QUICK, validations=1, refiner=False)
     one, other = (run(once, val=data[1].subset([index])) for index in (0, 1))
     assert one.curves.looks != other.curves.looks
     assert same(one, other)
@@ -363,7 +363,7 @@ def test_state_is_there_until_the_caller_has_saved_the_adapter(run, whole, state
 
 @pytest.mark.parametrize("patience", [1, 2])
 def test_what_ended_early_has_ended_for_who_resumes_it_too(run, state, patience):
-    still = replace(QUICK, learning_rate=0.0, selector_rate=0.0, pmm=False, patience=patience)
+    still = replace(QUICK, learning_rate=0.0, selector_rate=0.0, refiner=False, patience=patience)
     with pytest.raises(KeyboardInterrupt):
         run(still, state_path=state, on_progress=interrupt("score", 0))
     resumed, undisturbed = run(still, state_path=state, resume=True), run(still)
@@ -475,7 +475,7 @@ def test_curves_have_every_step_and_every_look(run, whole):
 
 
 def test_a_start_that_is_given_up_leaves_its_curve(run):
-    config = replace(QUICK, first_offsets=(0.1, 3.0), pmm=False)
+    config = replace(QUICK, first_offsets=(0.1, 3.0), refiner=False)
     curves = run(config).curves
     (other,) = curves.given_up
     assert {other.first_offset, curves.chosen.first_offset} == {0.1, 3.0}
@@ -492,7 +492,7 @@ def test_speed_is_reported(whole):
 
 
 def test_epochs_count_passes_over_the_objects(run):
-    result = run(replace(QUICK, epochs=3, pmm=False))
+    result = run(replace(QUICK, epochs=3, refiner=False))
     assert result.adapter.info.data["objects_seen"] == 18
     assert result.curves.looks[-1][0] == 18
 
@@ -503,7 +503,7 @@ def test_epochs_count_passes_over_the_objects(run):
 def test_clicks_on_objects_and_beside_them_are_told_apart_on_held_out_images(
     run, data, tiny_sam, tmp_path
 ):
-    result = run(replace(QUICK, objects=300, learning_rate=3e-3, warmup_objects=20, pmm=False))
+    result = run(replace(QUICK, objects=300, learning_rate=3e-3, warmup_objects=20, refiner=False))
     predictor = Predictor(tiny_sam, result.adapter)
     (found,) = measure_obedience(data[1], tiny_sam, [predictor], EmbeddingCache(tmp_path))
     assert found.false_alarms < 0.3
@@ -519,7 +519,7 @@ def test_mirror_images_are_learned_from_where_that_is_asked_for(run, data, monke
         return encode_all(pairs, *rest)
 
     monkeypatch.setattr("samtune.training.encode_all", remember)
-    result = run(replace(QUICK, mirror=mirror, pmm=False))
+    result = run(replace(QUICK, mirror=mirror, refiner=False))
     assert result.adapter.info.settings["mirror"] == mirror
     assert result.adapter.info.data["train_objects"] == len(data[0].objects) == 6
     mirrored = [False] * 6 + [True] * 6 * mirror + [False] * 2
