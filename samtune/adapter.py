@@ -9,7 +9,7 @@ be done with it.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,6 +73,8 @@ class AdapterInfo:
             of held-out objects without lowering their IoU.
         refine_helps_coarse: whether it raised both for masks that are off, as other tools' may be.
         proposes: whether it can look for all objects of an image where it is told to.
+        least_part: parts of an answer that are smaller, as a share of its largest, are left out
+            (specks.py); 0 leaves none out.
         samtune_version: which samtune wrote it.
     """
 
@@ -84,6 +86,7 @@ class AdapterInfo:
     refine_helps: bool = False
     refine_helps_coarse: bool = False
     proposes: bool = False
+    least_part: float = 0.0
     samtune_version: str = __version__
 
     @property
@@ -113,6 +116,10 @@ class Adapter:
 
     info: AdapterInfo
     learned: Method
+
+    def with_specks(self) -> Self:
+        """The same with every part in its answers."""
+        return replace(self, info=replace(self.info, least_part=0.0))
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.
@@ -236,6 +243,8 @@ def _check_types(info: AdapterInfo) -> None:
         for value in values:
             if not isinstance(value, kind):
                 raise TypeError(f"{value!r:.80} instead of a {kind}")
+    if not isinstance(info.least_part, int | float) or not 0 <= info.least_part <= 1:
+        raise TypeError(f"{info.least_part!r:.80} instead of a share")
     counts = [value for name, value in info.data.items() if name.endswith(("images", "objects"))]
     for number in [*info.scores.values(), *counts]:
         if not isinstance(number, int | float):

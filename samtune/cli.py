@@ -128,6 +128,9 @@ def info(
         if key in scores:
             rows.append([title, f"{percent(scores[key])} %"])
     rows += [["refining", words] for words in _refining(about)]
+    if about.least_part:
+        least = f"{percent(about.least_part)} %"
+        rows.append(["specks", f"left out: parts of a mask below {least} of its largest"])
     given = (f"{key} {value}" for key, value in about.settings.items() if value is not None)
     rows += [["settings" if not n else "", line] for n, line in enumerate(_wrapped(given))]
     width = max(len(title) for title, _ in rows)

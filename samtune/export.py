@@ -28,7 +28,6 @@ from samtune.onnx_files import (
     write_encoder,
 )
 from samtune.parity import Parity, Question, compare, require_onnxruntime
-from samtune.predictor import Predictor
 from samtune.sam import Sam
 
 ONNX_FILES = ("encoder.onnx", "decoder.onnx", "model.yaml", "parity.json")
@@ -93,7 +92,8 @@ def export_onnx(
             quantize_decoder(temporary / DECODER)
             told("quantizing", 2, 2)
         parity = compare(
-            Predictor(sam, adapter, every_cell=True),
+            sam,
+            adapter,
             temporary / ENCODER,
             temporary / DECODER,
             questions,

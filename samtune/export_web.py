@@ -28,7 +28,6 @@ from samtune.onnx_files import (
     write_encoder,
 )
 from samtune.parity import Parity, Question, compare, require_onnxruntime
-from samtune.predictor import Predictor
 from samtune.sam import Sam
 from samtune.web_runtime import RUNTIME_FILES, write_runtime
 
@@ -102,7 +101,8 @@ def export_web(
         parities = {}
         for key, file, plugged in (("plain", PLAIN, None), ("adapter", ADAPTER, adapter)):
             parities[key] = compare(
-                Predictor(sam, plugged, every_cell=True),
+                sam,
+                plugged,
                 site / ENCODER,
                 site / file,
                 questions,

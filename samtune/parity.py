@@ -1,7 +1,8 @@
 """Parity: whether exported graphs answer as torch does, on prompts as a user gives them.
 
 ONNX Runtime gets an image and a prompt by the steps of segment-anything's ONNX example, through
-both files one after the other; torch is the predictor that `samtune segment` uses.
+both files one after the other; torch is the predictor that `samtune segment` uses, which leaves in
+here the specks (specks.py) that no graph takes out.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.adapter import Adapter
 from samtune.errors import ExportError
 from samtune.metrics import iou
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt
-from samtune.sam import input_size, scale_image
+from samtune.sam import Sam, input_size, scale_image
 from samtune.upscaling import MASK_THRESHOLD
 
 LOGIT_TOLERANCE = 1e-2  # the largest difference of low_res_masks
@@ -77,7 +79,8 @@ class Parity:
 
 
 def compare(
-    predictor: Predictor,
+    sam: Sam,
+    adapter: Adapter | None,
     encoder: Path,
     decoder: Path,
     questions: Sequence[Question],
@@ -86,7 +89,8 @@ def compare(
     """Ask torch and ONNX Runtime the same.
 
     Args:
-        predictor: the model and adapter that were exported, decoding every cell.
+        sam: the model that was exported.
+        adapter: what was exported with it; None is plain SAM.
         encoder: the encoder's ONNX file.
         decoder: the decoder's ONNX file.
         questions: those on one image in a row, so that it is encoded once.
@@ -95,6 +99,8 @@ def compare(
     Raises:
         ExportError: onnxruntime is missing, or cannot run the files.
     """
+    as_exported = None if adapter is None else adapter.with_specks()
+    predictor = Predictor(sam, as_exported, every_cell=True)
     run_encoder, run_decoder = open_session(encoder), open_session(decoder)
     differences, ious, scores = [], [], []
     last: NDArray[np.uint8] | None = None
@@ -102,11 +108,11 @@ def compare(
     for number, question in enumerate(questions, start=1):
         if question.image is not last:
             last, images = question.image, images + 1
-            embedding = predictor.sam.encode_image(last)
-            scaled = scale_image(last, predictor.sam.image_size).astype(np.float32)
+            embedding = sam.encode_image(last)
+            scaled = scale_image(last, sam.image_size).astype(np.float32)
             (features,) = run_encoder({"input_image": scaled})
         (expected,) = predictor.predict(embedding, [question.prompt])
-        found = run_decoder(decoder_inputs(question, features, predictor.sam.image_size))
+        found = run_decoder(decoder_inputs(question, features, sam.image_size))
         masks, estimates, low_res_masks = found
         differences.append(np.abs(low_res_masks[0, 0] - expected.low_res_logits).max())
         ious.append(iou(masks[0, 0] > MASK_THRESHOLD, expected.mask))

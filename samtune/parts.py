@@ -13,6 +13,7 @@ import torch
 
 from samtune.predictor import Prediction
 from samtune.sam import Embedding
+from samtune.specks import turned_round
 from samtune.upscaling import upscale_masks
 
 _LEAST_LOGITS = 4  # of a part, a quarter of a cell: what is smaller is a crumb of the outline
@@ -39,7 +40,7 @@ def connected_parts(
     for part in by_size[: number - 1].tolist():
         if statistics[part, cv2.CC_STAT_AREA] < _LEAST_LOGITS:
             return
-        alone = np.where((numbered == part) | (logits <= 0), logits, -logits)
+        alone = turned_round(logits, numbered == part)
         mask = upscale_masks(
             torch.from_numpy(alone)[None, None],
             image_size,

@@ -22,6 +22,7 @@ from samtune.prompts import Prompt
 from samtune.refinement import ROUNDS, box_features, box_of, is_large, refine_polygon
 from samtune.sam import Embedding, Sam
 from samtune.selector import best_of_three
+from samtune.specks import without_specks
 from samtune.upscaling import upscale_masks
 
 AT_ONCE = 8  # prompts decoded together: 4 MB of cells each, several times over
@@ -192,11 +193,17 @@ class Predictor:
             turned = _turned(prompts, embedding)
             other = self._decode(embedding.mirror, turned, all_masks, every_cell)
             decoded = decoded.averaged_with_mirrored(other, embedding)
+        scores, low_res = decoded.scores.cpu().numpy(), decoded.logits.cpu().numpy()
+        if self.adapter is not None and self.adapter.info.least_part:
+            for logits, prompt in zip(low_res, prompts, strict=True):
+                logits[0] = self._without_specks(logits[0], prompt, embedding)
         masks = upscale_masks(
-            decoded.logits, self.sam.image_size, embedding.input_size, embedding.original_size
+            torch.from_numpy(low_res),
+            self.sam.image_size,
+            embedding.input_size,
+            embedding.original_size,
         )
         presence = decoded.presence
-        scores, low_res = decoded.scores.cpu().numpy(), decoded.logits.cpu().numpy()
         return [
             Prediction(
                 mask=masks[position, 0],
@@ -210,6 +217,18 @@ class Predictor:
             )
             for position in range(len(prompts))
         ]
+
+    def _without_specks(
+        self, logits: NDArray[np.float32], prompt: Prompt, embedding: Embedding
+    ) -> NDArray[np.float32]:
+        """An answer's logits, (4h, 4w), without its small parts; a clicked one stays."""
+        assert self.adapter is not None
+        in_logits = np.array(embedding.input_size) / embedding.padded_side * len(logits)  # (y, x)
+        height, width = np.ceil(in_logits).astype(int)
+        clicks = (prompt.points[prompt.labels == 1] + 0.5) * (in_logits / embedding.original_size)[
+            ::-1
+        ]
+        return without_specks(logits, self.adapter.info.least_part, (height, width), clicks)
 
     def _decode(
         self, embedding: Embedding, prompts: list[Prompt], all_masks: bool, every_cell: bool

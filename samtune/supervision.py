@@ -153,6 +153,10 @@ class Supervision:
         shares: NDArray[np.float32] = self._blocks().mean(axis=1, dtype=np.float32) / 255
         return shares.reshape(self.grid, self.grid)
 
+    def on_object(self) -> NDArray[np.bool_]:
+        """Which logits are on the object, (4 · grid, 4 · grid)."""
+        return self._shares() > 127
+
     @cached_property
     def _strata(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Cells on and around the target's boundary, and all others, without the padding."""
@@ -176,9 +180,11 @@ class Supervision:
         return _as_blocks(valid)
 
     def _blocks(self) -> NDArray[np.uint8]:
+        return _as_blocks(self._shares())
+
+    def _shares(self) -> NDArray[np.uint8]:
         side = self.grid * BLOCK
-        flat = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
-        return _as_blocks(flat.reshape(side, side))
+        return np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8).reshape(side, side)
 
 
 def supervise(

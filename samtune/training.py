@@ -35,6 +35,7 @@ from samtune.refiner_fit import fit_refiners
 from samtune.resume import read_state, write_state
 from samtune.run import Progress, TrainingRun
 from samtune.sam import Sam
+from samtune.specks import least_part
 from samtune.summaries import Gain
 from samtune.supervision import Supervision, supervise
 from samtune.trials import Split, Trials
@@ -200,6 +201,7 @@ def fit(
             "sha256": train.fingerprint(),
         },
         proposes=learned.proposes,
+        least_part=least_part(one.on_object() for one in objects),
     )
     adapter = Adapter(info, learned)
     in_turns = [Predictor(sam, Adapter(info, trial)) for trial in trials]

@@ -78,6 +78,7 @@ def write_adapter(
     refine_helps: bool = False,
     refine_helps_coarse: bool | None = None,
     presence: float | None = None,
+    least_part: float = 0.0,
 ) -> Path:
     """An adapter with random weights, strong enough to change masks; always of one presence.
 
@@ -95,6 +96,7 @@ def write_adapter(
         scores={"base_iou": 0.5664, "adapter_iou": 0.789, "refined_iou": 0.8, "coarse_iou": 0.7},
         refine_helps=refine_helps,
         refine_helps_coarse=refine_helps if refine_helps_coarse is None else refine_helps_coarse,
+        least_part=least_part,
     )
     head = None
     if presence is not None:

@@ -40,6 +40,7 @@ READING_ORDER = [
     "image_cells",
     "two_way",
     "decoder",
+    "specks",
     "upscaling",
     "sam",
     "embeddings",

@@ -68,7 +68,7 @@ def test_a_mistyped_command_is_wrong_usage_and_gets_a_suggestion():
 
 
 def test_info_says_what_an_adapter_is(tiny_sam, tmp_path):
-    file = write_adapter(tmp_path / "a.safetensors", tiny_sam, refine_helps=True)
+    file = write_adapter(tmp_path / "a.safetensors", tiny_sam, refine_helps=True, least_part=0.05)
     result = run("info", file)
     assert result.exit_code == 0
     words = " ".join(result.stdout.split())
@@ -79,6 +79,7 @@ def test_info_says_what_an_adapter_is(tiny_sam, tmp_path):
     assert "held-out IoU 78.9 % refined 80.0 % plain SAM 56.6 %" in words
     assert "refining its own masks: helps" in words
     assert "refining coarse masks: helps" in words
+    assert "specks left out: parts of a mask below 5.0 % of its largest" in words
     assert "epochs 3" in words
     assert max(map(len, result.stdout.splitlines())) < 80  # a terminal's width
 

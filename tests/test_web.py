@@ -21,7 +21,6 @@ from samtune.errors import ExportError, OutputError
 from samtune.export_web import PAGE_FILES, SITE_FILES, check_place, export_web
 from samtune.fetching import integrity
 from samtune.parity import Parity, Question, compare
-from samtune.predictor import Predictor
 from samtune.prompts import Prompt
 from samtune.web_runtime import runtime_archive
 
@@ -122,8 +121,7 @@ def test_the_models_answer_as_the_predictor_on_other_pictures(tiny_sam, adapter,
         Prompt.of(box=(10, 5, 60, 40)),
     ]
     questions = [Question(image, prompt) for prompt in prompts]
-    predictor = Predictor(tiny_sam, plugged, every_cell=True)
-    parity = compare(predictor, site / "encoder.onnx", site / file, questions)
+    parity = compare(tiny_sam, plugged, site / "encoder.onnx", site / file, questions)
     assert parity.mask_iou >= 0.999
     assert parity.low_res_difference <= 1e-2
 
