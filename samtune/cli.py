@@ -24,18 +24,9 @@ from samtune.cli_prompts import prompts
 from samtune.cli_refine import refine
 from samtune.cli_segment import segment
 from samtune.cli_sensitivity import sensitivity
-from samtune.console import (
-    Group,
-    JsonOption,
-    QuietOption,
-    Terminal,
-    count,
-    fall_silent,
-    file_size,
-    percent,
-    print_json,
-)
+from samtune.console import Group, JsonOption, QuietOption, Terminal, fall_silent, print_json
 from samtune.errors import CheckpointError
+from samtune.words import count, file_size, percent
 
 if TYPE_CHECKING:
     from samtune.adapter import AdapterInfo

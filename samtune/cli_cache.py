@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samtune.cli_inputs import open_sam
 from samtune.cli_ray import RayOption, StdoutOfOneThread
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -17,14 +18,13 @@ from samtune.console import (
     JsonOption,
     QuietOption,
     Terminal,
-    count,
-    open_sam,
     print_json,
     show_error,
 )
 from samtune.errors import OutputError, PromptError, SamtuneError
 from samtune.ray_blocks import Record, connect, go_to, run_blocks, shared_device
 from samtune.shards import Shard
+from samtune.words import count
 
 if TYPE_CHECKING:
     from samtune.sam import Sam

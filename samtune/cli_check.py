@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samtune.cli_fit_data import held_out_in_words, hold_out, in_words
+from samtune.cli_inputs import open_sam, read_data
 from samtune.config import FitConfig
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -19,13 +20,10 @@ from samtune.console import (
     ObjectsOption,
     QuietOption,
     Terminal,
-    count,
-    duration,
-    open_sam,
     print_json,
-    read_data,
 )
 from samtune.errors import DatasetError
+from samtune.words import count, duration
 
 if TYPE_CHECKING:
     from samtune.check import Finding

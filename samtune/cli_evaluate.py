@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samtune.cli_inputs import check_writable, open_sam, read_data
 from samtune.cli_references import (
     ReferenceBoxOption,
     ReferenceClassOption,
@@ -32,14 +33,10 @@ from samtune.console import (
     ObjectsOption,
     QuietOption,
     Terminal,
-    check_writable,
-    count,
-    open_sam,
-    percent,
     print_json,
-    read_data,
     table,
 )
+from samtune.words import count, percent
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from samtune.cli_inputs import check_adapters, open_sam
 from samtune.cli_questions import open_lines
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -16,12 +17,10 @@ from samtune.console import (
     JsonOption,
     QuietOption,
     Terminal,
-    check_adapters,
-    count,
-    open_sam,
     print_json,
 )
 from samtune.errors import PromptError
+from samtune.words import count
 
 if TYPE_CHECKING:
     from samtune.parity import Parity, Question

@@ -9,6 +9,7 @@ from samtune.cli_fit_data import read_references, read_train_and_held_out
 from samtune.cli_fit_plm import fit_plm
 from samtune.cli_fit_references import fit_from_references, parse_parts
 from samtune.cli_fit_vrp import parse_classes, train_vrp
+from samtune.cli_inputs import check_writable
 from samtune.cli_report import report_files
 from samtune.config import PARTS, FitConfig, MethodName, VrpConfig
 from samtune.console import (
@@ -21,7 +22,6 @@ from samtune.console import (
     ObjectsOption,
     QuietOption,
     Terminal,
-    check_writable,
 )
 from samtune.files import real_path
 from samtune.processes import started

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from samtune.console import Terminal, percent
+from samtune.console import Terminal
+from samtune.words import percent
 
 if TYPE_CHECKING:
     from samtune.run import Progress

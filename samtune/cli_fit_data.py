@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samtune.cli_inputs import read_data
 from samtune.config import FitConfig
-from samtune.console import Terminal, count, read_data
+from samtune.console import Terminal
 from samtune.errors import DatasetError
+from samtune.words import count
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset

@@ -8,12 +8,14 @@ import typer
 
 from samtune.cli_fit_course import explained_interruption, say_where_to_start, show_progress
 from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
+from samtune.cli_inputs import check_writable, open_sam
 from samtune.cli_report import report_fit
 from samtune.config import FitConfig
-from samtune.console import Terminal, check_writable, count, open_sam, print_json, speak_of_errors
+from samtune.console import Terminal, print_json, speak_of_errors
 from samtune.errors import SamtuneError
 from samtune.processes import Processes, joined
 from samtune.stages import Stages
+from samtune.words import count
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset

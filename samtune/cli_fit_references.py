@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from samtune.cli_fit_result import segment_command
+from samtune.cli_inputs import open_sam
 from samtune.cli_report import report_fit
 from samtune.config import PARTS, Part
-from samtune.console import (
-    Terminal,
-    count,
-    duration,
-    file_size,
-    open_sam,
-    percent,
-    print_json,
-    table,
-)
+from samtune.console import Terminal, print_json, table
 from samtune.stages import Stages
+from samtune.words import count, duration, file_size, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

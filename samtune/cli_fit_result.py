@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from samtune.console import DEFAULT_CHECKPOINT, count, duration, percent, table
+from samtune.console import DEFAULT_CHECKPOINT, table
 from samtune.errors import SamtuneError
+from samtune.words import count, duration, percent
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset

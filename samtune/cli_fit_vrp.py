@@ -9,19 +9,11 @@ import typer
 
 from samtune.cli_fit_course import explained_interruption, say_where_to_start, show_progress
 from samtune.cli_fit_result import segment_command
+from samtune.cli_inputs import check_writable, open_sam
 from samtune.config import VrpConfig
-from samtune.console import (
-    Terminal,
-    check_writable,
-    count,
-    duration,
-    file_size,
-    open_sam,
-    percent,
-    print_json,
-    table,
-)
+from samtune.console import Terminal, print_json, table
 from samtune.errors import DatasetError
+from samtune.words import count, duration, file_size, percent
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset

@@ -5,14 +5,8 @@ from typing import Annotated
 
 import typer
 
-from samtune.console import (
-    ClassOption,
-    ImagesOption,
-    ObjectsOption,
-    QuietOption,
-    Terminal,
-    read_data,
-)
+from samtune.cli_inputs import read_data
+from samtune.console import ClassOption, ImagesOption, ObjectsOption, QuietOption, Terminal
 
 
 def prompts(

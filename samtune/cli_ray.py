@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samtune.cli_answers import Question
+from samtune.cli_inputs import open_sam
 from samtune.cli_outcomes import Outcome
 from samtune.cli_results import Source, Wanted
 from samtune.cli_segmenter import Segmenter
 from samtune.cli_sources import Refining, open_source
-from samtune.console import Terminal, open_sam
+from samtune.console import Terminal
 from samtune.errors import OutputError
 from samtune.ray_blocks import Record, connect, go_to, run_blocks, shared_device
 

@@ -16,6 +16,7 @@ from samtune.cli_formats import (
     class_labels,
     open_segment_writers,
 )
+from samtune.cli_inputs import check_adapters, check_writable
 from samtune.cli_refine_formats import FormatWriting, Refiner, open_refiner
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -25,13 +26,11 @@ from samtune.console import (
     JsonOption,
     QuietOption,
     Terminal,
-    check_adapters,
-    check_writable,
-    count,
     print_json,
 )
 from samtune.errors import DatasetError, ImageError, OutputError
 from samtune.files import real_path
+from samtune.words import count
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from samtune.cli_inputs import open_sam
 from samtune.cli_sources import shall_refine
-from samtune.console import Terminal, count, open_sam, print_json, show_error
+from samtune.console import Terminal, print_json, show_error
 from samtune.errors import SamtuneError
+from samtune.words import count
 
 if TYPE_CHECKING:
     import numpy as np

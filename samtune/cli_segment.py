@@ -21,6 +21,7 @@ from samtune.cli_formats import (
     class_labels,
     open_segment_writers,
 )
+from samtune.cli_inputs import check_writable, open_sam
 from samtune.cli_outcomes import Outcome, say_images, say_lines
 from samtune.cli_questions import given_prompts, open_lines, own_questions, read_questions
 from samtune.cli_ray import Job, RayOption, segment_on_ray
@@ -46,8 +47,6 @@ from samtune.console import (
     JsonOption,
     QuietOption,
     Terminal,
-    check_writable,
-    open_sam,
     parsed,
 )
 from samtune.shards import Shard

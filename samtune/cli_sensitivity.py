@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samtune.cli_inputs import check_adapters, check_writable, open_sam
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -16,15 +17,11 @@ from samtune.console import (
     ObjectsOption,
     QuietOption,
     Terminal,
-    check_adapters,
-    check_writable,
-    count,
-    open_sam,
-    percent,
     print_json,
     table,
 )
 from samtune.errors import ImageError, OutputError, SamtuneError
+from samtune.words import count, percent
 
 if TYPE_CHECKING:
     import numpy as np

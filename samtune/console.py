@@ -4,7 +4,6 @@ Messages and progress go to stderr, results to stdout; with --json stdout holds 
 a line and nothing else. Nothing here imports torch, numpy or rich before a command needs it.
 """
 
-import contextlib
 import errno
 import json
 import os
@@ -18,20 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from samtune.errors import OutputError, PromptError, SamtuneError
-from samtune.files import atomic_write
+from samtune.errors import PromptError, SamtuneError
 from samtune.processes import started
+from samtune.words import duration
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from samtune.dataset import Dataset
-    from samtune.masks import Meaning
-    from samtune.sam import Sam
-
 DEFAULT_CHECKPOINT = "mobile_sam"
 Parsed = TypeVar("Parsed")
-_NAMED_SKIPPED = 5  # files left out are named up to here, then counted
 _LINE_EVERY = 20.0  # seconds between lines of progress where there is no terminal
 
 CheckpointOption = Annotated[
@@ -227,45 +221,6 @@ class Terminal:
         self._console.print(text, soft_wrap=True)
 
 
-def duration(seconds: float) -> str:
-    """A time in words, as exact as one wants to know it.
-
-    Example:
-        >>> duration(7.4), duration(187), duration(3725)
-        ('7 s', '3 min', '1 h 02 min')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
-
-
-def percent(fraction: float | None) -> str:
-    """A score for people: in percent, with one decimal.
-
-    Example:
-        >>> percent(0.7654), percent(None)
-        ('76.5', '–')
-    """
-    return "–" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def count(number: int, noun: str) -> str:
-    """A number of things.
-
-    Example:
-        >>> count(1, "image"), count(1200, "image")
-        ('1 image', '1,200 images')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def file_size(path: Path) -> str:
-    """How large a file is, in kB or MB."""
-    size = path.stat().st_size
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of text, the first to the left and the others to the right.
 
@@ -282,112 +237,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for first, *rest in (header, *rows)
     ]
     return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-def read_data(
-    terminal: Terminal,
-    data: Path,
-    class_id: str | None,
-    objects: "Meaning | None",
-    images: Path | None,
-    *,
-    boxes: bool = False,
-    describe: bool = True,
-) -> "Dataset":
-    """Read images and their objects; say what was found, left out, and assumed.
-
-    Args:
-        terminal: says it.
-        data: as all that follow, of `load_dataset`.
-        class_id: the target.
-        objects: what is one object.
-        images: where images are.
-        boxes: whether boxes are objects.
-        describe: say how many images and objects there are; not for who prints that as a result.
-
-    Raises:
-        DatasetError: it is no data set.
-    """
-    from samtune.dataset import load_dataset
-
-    dataset = load_dataset(
-        data,
-        class_id=class_id,
-        objects=objects,
-        images=images,
-        boxes=boxes,
-        on_progress=lambda done, total: terminal.show(f"reading {data.name}", done, total),
-    )
-    if describe:
-        terminal.say(f"{data}: {dataset.describe()}")
-    for skipped in dataset.skipped[:_NAMED_SKIPPED]:
-        terminal.say(f"  left out: {skipped.path.name}, {skipped.reason}")
-    if len(dataset.skipped) > _NAMED_SKIPPED:
-        terminal.say(f"  left out: {len(dataset.skipped) - _NAMED_SKIPPED} more")
-    if dataset.reading.note:
-        terminal.say(f"  {dataset.reading.note}")
-    return dataset
-
-
-def check_adapters(paths: Sequence[Path]) -> None:
-    """Make sure that files are adapters at all, before a checkpoint is fetched for them.
-
-    Raises:
-        AdapterError: one of them is not.
-    """
-    from samtune.adapter import read_info
-
-    for path in paths:
-        read_info(path)
-
-
-def open_sam(terminal: Terminal, checkpoint: str, device: str) -> "Sam":
-    """Load the frozen model of --checkpoint on --device.
-
-    Raises:
-        CheckpointError: no such checkpoint, or it cannot be fetched or read.
-        SamtuneError: there is no such device.
-    """
-    from samtune.checkpoints import resolve
-    from samtune.sam import load_sam
-
-    chosen = _device(device)  # before a download, which may take minutes
-    return load_sam(resolve(checkpoint, terminal.show_bytes), chosen)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if name == "auto":
-        return "cuda" if available["cuda"] else "cpu"
-    if not available[name]:
-        usable = ", ".join(key for key, there in available.items() if there)
-        raise SamtuneError(
-            f"--device {name} cannot be used: this machine, or its torch, offers only {usable}."
-        )
-    return name
-
-
-class _Enough(Exception):
-    """Ends a trial of writing."""
-
-
-def check_writable(path: Path) -> None:
-    """Make sure, before long work, that a file can be written; leaves nothing behind.
-
-    Raises:
-        OutputError: it cannot.
-    """
-    with contextlib.suppress(OSError):  # what may not even be looked at fails below
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder: give the name of a file.")
-    with contextlib.suppress(_Enough), atomic_write(path) as temporary:
-        temporary.touch()
-        with contextlib.suppress(FileNotFoundError):
-            path.lstat()  # its own name, which may be too long
-        raise _Enough

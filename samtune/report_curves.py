@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from samtune.report_parts import colour_of, count, percent
+from samtune.report_parts import colour_of
+from samtune.words import count, percent
 
 _LEFT, _RIGHT, _TOP, _WIDTH, _HEIGHT = 62, 24, 10, 374, 130  # of the plotted area, pixels
 _GIVEN_UP = "#cc79a7"

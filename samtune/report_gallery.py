@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from html import escape
 
 from samtune.report import Report
-from samtune.report_parts import adapters_in, percent
+from samtune.report_parts import adapters_in
 from samtune.report_pictures import Picture, data_address
+from samtune.words import percent
 
 
 def maps_section(report: Report) -> str:

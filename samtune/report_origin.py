@@ -3,7 +3,8 @@
 from html import escape
 from typing import Any
 
-from samtune.report_parts import count, percent, table
+from samtune.report_parts import table
+from samtune.words import count, percent
 
 
 def prompts_section(numbers: dict[str, Any]) -> str:

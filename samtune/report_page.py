@@ -13,18 +13,9 @@ from samtune.report import PROMPTS, Report
 from samtune.report_curves import curves_section
 from samtune.report_gallery import maps_section, objects_section
 from samtune.report_origin import cost_section, prompts_section, training_section
-from samtune.report_parts import (
-    STYLE,
-    adapters_in,
-    chart,
-    count,
-    interval,
-    name_of,
-    percent,
-    small,
-    table,
-)
+from samtune.report_parts import STYLE, adapters_in, chart, interval, name_of, small, table
 from samtune.summaries import SIZES
+from samtune.words import count, percent
 
 _VERDICTS = {
     "better": "better than plain SAM",

@@ -107,11 +107,6 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def percent(fraction: float | None) -> str:
-    """A score in percent, with one decimal."""
-    return "–" if fraction is None else f"{100 * fraction:.1f}"
-
-
 def interval(ends: tuple[float, float] | None, *, signed: bool = False) -> str:
     """The ends of an interval in percent; empty where there is none."""
     if ends is None:
@@ -123,8 +118,3 @@ def interval(ends: tuple[float, float] | None, *, signed: bool = False) -> str:
 def small(text: str) -> str:
     """A second line in a cell."""
     return f"<small>{text}</small>" if text else ""
-
-
-def count(number: int, noun: str) -> str:
-    """A number of things."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

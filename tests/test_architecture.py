@@ -9,6 +9,7 @@ PACKAGE = Path(samtune.__file__).parent
 
 READING_ORDER = [
     "errors",
+    "words",
     "allocation",
     "stages",
     "config",
@@ -121,6 +122,7 @@ READING_ORDER = [
     "pipeline",
     "ray_blocks",
     "console",
+    "cli_inputs",
     "cli_report",
     "cli_answers",
     "cli_questions",

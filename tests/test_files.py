@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from broken_data import photo, without_permission
 
-from samtune.console import check_writable
+from samtune.cli_inputs import check_writable
 from samtune.errors import OutputError
 from samtune.files import atomic_write
 from samtune.images import write_image, write_mask
