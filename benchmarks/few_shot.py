@@ -1,10 +1,11 @@
 """Fit a few masks of each task with the defaults, and score what comes out on its val/.
 
-    python benchmarks/few_shot.py DATA/face_parts:4 DATA/plates [--masks 2 4 8 16] [--draws 1]
+    python benchmarks/few_shot.py DATA/face_parts:4 DATA/plates [--masks 1 2 4 8 16] [--draws 1]
 
 Each folder holds train/ and val/; `:4` names a class id. The masks are drawn from as many images of
 train/ that are not also in val/, and nothing else is known to the fit: trainings take turns in
-holding some of them out. Scores are percentages at the centre point of the objects in val/.
+holding some of them out; of one, the mirror image is held out. Scores are percentages at the centre
+point of the objects in val/.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="+", help="FOLDER or FOLDER:CLASS, with train/ and val/")
-    parser.add_argument("--masks", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--masks", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--draws", type=int, default=1, help="of the masks, for each number")
     parser.add_argument("-o", "--output", type=Path, help="add the results to this file, as JSON")
     arguments = parser.parse_args()
@@ -97,7 +98,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         found = fit(
             train,
-            None,
+            train.in_a_mirror() if train.has_one_image else None,
             sam,
             cache,
             FitConfig(refiner=False),  # which changes no mask that is not refined

@@ -78,8 +78,10 @@ def check(
         costs = forecast(train, held_out, sam, cache, config)
         findings = check_objects(dataset, sam.image_size)
         if not quick:
-            sides = [] if held_out is None else [(train, held_out)]
-            if held_out is None:
+            sides = []
+            if held_out is not None and not held_out.is_mirrored:
+                sides = [(train, held_out)]
+            elif held_out is None:
                 for part in folds(train, config.folds, config.seed):
                     others = set(range(len(train.pairs))) - set(part)
                     sides.append((train.subset(sorted(others)), train.subset(part)))

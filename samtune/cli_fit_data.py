@@ -45,7 +45,7 @@ def read_train_and_held_out(
     """Read what to train on and what is held out, and say what was found.
 
     What is held out is None where it would be too few objects to tell anything, and nobody asked
-    for a share: trainings take turns then.
+    for a share: trainings take turns then. Of one image alone it is the mirror image.
     """
     dataset = read_data(terminal, data, class_id, objects, images)
     train, held_out = hold_out(terminal, dataset, val, val_fraction, class_id, images, config)
@@ -69,6 +69,8 @@ def hold_out(
         # Held-out masks mean what the training masks mean, whatever numbers happen to be in them.
         held_out = read_data(terminal, val, class_id, dataset.reading.meaning, images)
         return leave_copies_out(terminal, dataset, held_out), held_out
+    if val_fraction is None and dataset.has_one_image and not config.mirror:
+        return dataset, dataset.in_a_mirror()
     train, held_out = split(dataset, config.val_fraction, config.seed)
     if val_fraction is None and len(held_out.objects) < config.fewest_held_out:
         return dataset, None
@@ -82,6 +84,8 @@ def in_words(dataset: "Dataset") -> str:
 
 def held_out_in_words(train: "Dataset", held_out: "Dataset | None", config: FitConfig) -> str:
     """What a fit holds out."""
+    if held_out is not None and held_out.is_mirrored:
+        return "held out, for want of others: the mirror image, which tells little of other images"
     if held_out is not None:
         return f"held out: {in_words(held_out)}"
     parts = min(config.folds, len(train.pairs))

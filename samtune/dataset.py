@@ -69,19 +69,35 @@ class Dataset:
             reading=self.reading,
         )
 
-    def with_mirror_images(self) -> "Dataset":
-        """The data set, and behind it each image in a mirror: that of image i is n + i of 2 n."""
-        count = len(self.pairs)
+    def in_a_mirror(self) -> "Dataset":
+        """Each image in a mirror."""
         return replace(
             self,
-            pairs=(*self.pairs, *(replace(pair, mirrored=True) for pair in self.pairs)),
+            pairs=tuple(replace(pair, mirrored=True) for pair in self.pairs),
+            objects=tuple(thing.mirrored(thing.image_index) for thing in self.objects),
+        )
+
+    def with_mirror_images(self) -> "Dataset":
+        """The data set, and behind it each image in a mirror: that of image i is n + i of 2 n."""
+        count, mirrored = len(self.pairs), self.in_a_mirror()
+        behind = (replace(one, image_index=count + one.image_index) for one in mirrored.objects)
+        return replace(
+            self,
+            pairs=(*self.pairs, *mirrored.pairs),
             sizes=2 * self.sizes,
             digests=2 * self.digests,
-            objects=(
-                *self.objects,
-                *(thing.mirrored(count + thing.image_index) for thing in self.objects),
-            ),
+            objects=(*self.objects, *behind),
         )
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether these are mirror images."""
+        return all(pair.mirrored for pair in self.pairs)
+
+    @property
+    def has_one_image(self) -> bool:
+        """Whether there is but one image, or copies of one."""
+        return len({image for image, _ in self.digests}) == 1
 
     def by_class(self, labels: Collection[int] | None = None) -> "Dataset":
         """The data set with all of a class in an image as one object.
@@ -238,7 +254,7 @@ def _different_images(dataset: Dataset) -> list[list[int]]:
     copies: dict[str, list[int]] = {}
     for index, (image_digest, _) in enumerate(dataset.digests):
         copies.setdefault(image_digest, []).append(index)
-    if len(copies) < 2:
+    if dataset.has_one_image:
         only = "one image with an object" if len(dataset.pairs) == 1 else "copies of one image"
         raise DatasetError(
             f"{dataset.folder} has only {only} ({dataset.pairs[0].image.name}), and some have to "

@@ -109,8 +109,13 @@ def test_all_faults_are_listed_where_fit_names_the_first_few(toy_dataset):
     assert failed.exit_code == 1
 
 
-def test_one_image_alone_cannot_be_fitted(toy_dataset):
+def test_of_one_image_the_mirror_image_is_held_out_and_is_no_finding(toy_dataset):
     for number in range(1, 8):
         for part in ("images", "masks"):
             (toy_dataset / part / f"{number}.png").unlink()
-    assert "only one image" in one_error(run("check", toy_dataset))
+    result = run("check", toy_dataset)
+    assert result.exit_code == 0
+    assert "held out, for want of others: the mirror image" in " ".join(result.stdout.split())
+    told = json.loads(run("check", toy_dataset, "--json").stdout)
+    assert (told["train_images"], told["val_images"], told["folds"]) == (1, 1, 0)
+    assert "similar" not in {finding["kind"] for finding in told["findings"]}

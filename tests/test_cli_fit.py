@@ -236,6 +236,37 @@ def test_a_full_disk_at_the_end_does_not_cost_the_training(
     assert files_in(workplace) == {"a.safetensors"}
 
 
+# --------------------------------------------------------------------------- one image
+
+
+@pytest.fixture
+def one_image(toy_dataset):
+    """A data set of one image."""
+    for number in range(1, 8):
+        for part in ("images", "masks"):
+            (toy_dataset / part / f"{number}.png").unlink()
+    return toy_dataset
+
+
+def test_one_image_is_learned_from_and_scored_in_a_mirror(base_iou, one_image, monkeypatch):
+    base_iou(0.0)
+    monkeypatch.setattr("samtune.cli_fit.FitConfig", QuickOfFew)
+    result = run("fit", one_image, "--no-refiner", "--json", "--report", "out")
+    assert result.exit_code == 0, result.output
+    assert "held out, for want of others: the mirror image" in " ".join(result.stderr.split())
+    summary = told(result)
+    assert (summary["train_images"], summary["val_images"], summary["folds"]) == (1, 1, 0)
+    assert summary["verdict"] == "too few images to tell"
+    # The report says of itself that the adapter knows the image.
+    about = json.loads(Path("out/report.json").read_text(encoding="utf-8"))["adapters"][0]
+    assert about["images_seen_in_training"] == 1
+
+
+@pytest.mark.parametrize("words", [("--val-fraction", 0.5), ("--mirror",)])
+def test_one_image_alone_has_none_to_hold_out_where_its_mirror_image_cannot_be(one_image, words):
+    assert "only one image" in one_error(run("fit", one_image, *words))
+
+
 # --------------------------------------------------------------------------- --report
 
 
@@ -438,11 +469,6 @@ def test_a_faulty_folder_is_one_line_and_leaves_no_file(fault, tmp_path, workpla
 
 def test_a_class_that_never_occurs_gets_those_that_do(toy_dataset):
     assert "255 (8 images)" in one_error(run("fit", toy_dataset, "--class", "7"))
-
-
-def test_one_image_alone_is_not_enough(tmp_path):
-    message = one_error(run("fit", healthy(tmp_path / "one", count=1)))
-    assert "held out" in message
 
 
 def test_an_output_that_cannot_be_written_is_found_before_any_work(

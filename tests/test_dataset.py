@@ -2,6 +2,7 @@
 
 import shutil
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import broken_data
@@ -353,6 +354,26 @@ def test_copies_of_one_image_only_are_not_enough_either(tmp_path):
         save(tmp_path / f"{name}.png", disk())
     with pytest.raises(DatasetError, match="copies of one image"):
         split(load_dataset(tmp_path), 0.2, seed=0)
+
+
+def test_in_a_mirror_are_the_same_images_and_masks_turned_round(tmp_path):
+    dataset = load_dataset(healthy(tmp_path, 2))
+    mirrored = dataset.in_a_mirror()
+    assert mirrored.is_mirrored
+    assert not dataset.is_mirrored
+    assert not dataset.with_mirror_images().is_mirrored
+    for one, other in zip(dataset.pairs, mirrored.pairs, strict=True):
+        assert np.array_equal(other.read(), one.read()[:, ::-1])
+    for thing, turned in zip(dataset.objects, mirrored.objects, strict=True):
+        assert turned.image_index == thing.image_index
+        assert np.array_equal(turned.mask(), thing.mask()[:, ::-1])
+
+
+def test_one_image_is_one_under_several_names_too(tmp_path):
+    dataset = load_dataset(healthy(tmp_path, 2))
+    assert not dataset.has_one_image
+    assert dataset.subset([1]).has_one_image
+    assert replace(dataset, digests=2 * dataset.digests[:1]).has_one_image
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
