@@ -105,7 +105,9 @@ def info(
     for part, title in (("train", "trained on"), ("val", "held out")):
         images, objects = data.get(f"{part}_images"), data.get(f"{part}_objects")
         if images is not None and objects is not None:
-            rows.append([title, f"{count(images, 'image')} with {count(objects, 'object')}"])
+            told = f"{count(images, 'image')} with {count(objects, 'object')}"
+            mirrored = part == "val" and data.get("val_is_mirrored")
+            rows.append([title, "the mirror image" if mirrored else told])
     for key, title in (
         ("adapter_iou", "held-out IoU"),
         ("refined_iou", "  refined"),

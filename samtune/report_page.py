@@ -102,11 +102,12 @@ def _verdicts(numbers: dict[str, Any]) -> str:
     for about in numbers["adapters"]:
         if seen := about["images_seen_in_training"]:
             some = "all" if seen == data["images"] else f"{seen:,}"
-            images = count(data["images"], "image")
+            images = f"{some} of these {count(data['images'], 'image')}"
+            images = "this image" if data["images"] == 1 else images
             cards.append(
                 '<div class="card warning"><strong>seen in training</strong>'
-                f"{escape(about['name'])} learned from {some} of these {images}: its scores say "
-                "little about new ones.</div>"
+                f"{escape(about['name'])} learned from {images}: its scores say "
+                "little about others.</div>"
             )
         if about["turns"]:
             cards.append(

@@ -197,6 +197,7 @@ def fit(
             "val_images": len((val or train).pairs),
             "val_objects": len((val or train).objects),
             "folds": len(parts),
+            "val_is_mirrored": val is not None and val.is_mirrored,
             "objects_seen": run.seen,
             "sha256": train.fingerprint(),
         },

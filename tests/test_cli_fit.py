@@ -257,6 +257,7 @@ def test_one_image_is_learned_from_and_scored_in_a_mirror(base_iou, one_image, m
     summary = told(result)
     assert (summary["train_images"], summary["val_images"], summary["folds"]) == (1, 1, 0)
     assert summary["verdict"] == "too few images to tell"
+    assert "held out the mirror image" in " ".join(run("info", summary["adapter"]).stdout.split())
     # The report says of itself that the adapter knows the image.
     about = json.loads(Path("out/report.json").read_text(encoding="utf-8"))["adapters"][0]
     assert about["images_seen_in_training"] == 1
