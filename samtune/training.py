@@ -133,7 +133,7 @@ def fit(
         replace(one, image_index=one.image_index + len(shown.pairs))
         for one in supervise(() if val is None else val.objects, sam.image_size, rng)
     ]
-    split = Split(objects, held_out)
+    split = Split(objects, held_out, mirrored=val is not None and val.is_mirrored)
     parts = folds(train, config.folds, config.seed) if val is None else []
     turns = _splits(objects, parts, len(train.pairs))
     run = _plan(sam, config.without_refining(), images, split, turns, processes)

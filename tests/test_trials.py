@@ -66,9 +66,9 @@ def known(monkeypatch):
     monkeypatch.setattr(samtune.trials, "TrainingRun", Scored)
     monkeypatch.setattr(Trials, "_modules", lambda self, weights: weights["selector"])
 
-    def trials(table, splits, everything, config=QUICK):
+    def trials(table, splits, everything, config=QUICK, mirrored=False):
         Scored.table, Scored.log = table, []
-        parts = [Split(list(train), list(held)) for train, held in splits]
+        parts = [Split(list(train), list(held), mirrored) for train, held in splits]
         made = Trials(None, config, None, parts, None if everything is None else list(everything))
         made.told = []
         assert made.train(made.told.append, lambda: None) == "finished"
@@ -78,6 +78,28 @@ def known(monkeypatch):
 
 
 THREE = [("bcd", "a"), ("ad", "bc"), ("abc", "d")]
+
+
+@pytest.mark.parametrize(
+    ("scores", "tried", "chosen"),
+    [
+        ((0.6, 0.9, 0.95), [0.0], 0.0),  # what SAM can do nearly stays what it is
+        ((0.45, 0.5, 0.55), [0.0, 0.1, 1.0], 0.0),
+        ((0.1, 0.5, 0.6), [0.0, 0.1, 1.0], 0.1),
+        ((0.1, 0.3, 0.6), [0.0, 0.1, 1.0], 1.0),
+    ],
+)
+def test_where_the_mirror_image_is_held_out_little_is_learned_unless_much_is_gained(
+    known, scores, tried, chosen
+):
+    config = replace(QUICK, few_first_offsets=(0.0, 0.1, 1.0))
+    table = {(start, "A"): score for start, score in zip((0.0, 0.1, 1.0), scores, strict=True)}
+    trials = known(table, [("a", "A")], None, config, mirrored=True)
+    assert [start for start, *_ in Scored.log] == tried
+    assert trials.first_offset == chosen
+    assert trials.best_modules() == (chosen, "A")
+    best = max(table, key=lambda trial: table[trial])[0]
+    assert known(table, [("a", "A")], None, config).first_offset == best  # an image of its own
 
 
 def test_every_start_is_tried_on_all_splits_and_the_best_mean_of_objects_trained_on_everything(
