@@ -281,10 +281,9 @@ def _parameter_groups(
         "selector": config.selector_rate,
         "pmm": config.pmm_rate,
     }
-    floor = {
-        "pmm": 1e-8
-    }  # its gradients have a median of 1e-7 at first, all others' are above 1e-5
+    # The PMM's gradients have a median of 1e-7 at first, all others' are above 1e-5.
+    epsilons = {"plm": 1e-6, "offset": 1e-6, "selector": 1e-6, "pmm": 1e-8}
     return [
-        {"params": members, "lr": rates[part], "eps": floor.get(part, 1e-6)}
+        {"params": members, "lr": rates[part], "eps": epsilons[part]}
         for part, members in groups.items()
     ]

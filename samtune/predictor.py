@@ -225,9 +225,8 @@ class Predictor:
         assert self.adapter is not None
         in_logits = np.array(embedding.input_size) / embedding.padded_side * len(logits)  # (y, x)
         height, width = np.ceil(in_logits).astype(int)
-        clicks = (prompt.points[prompt.labels == 1] + 0.5) * (in_logits / embedding.original_size)[
-            ::-1
-        ]
+        scale = (in_logits / embedding.original_size)[::-1]  # (x, y)
+        clicks = (prompt.points[prompt.labels == 1] + 0.5) * scale
         return without_specks(logits, self.adapter.info.least_part, (height, width), clicks)
 
     def _decode(
