@@ -448,6 +448,7 @@ def test_the_adapter_says_what_it_was_trained_on_and_names_no_file(
         "val_images": 2,
         "val_objects": 2,
         "folds": 0,
+        "val_is_mirrored": False,
         "objects_seen": 16,
         "sha256": data[0].fingerprint(),
     }
