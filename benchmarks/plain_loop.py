@@ -109,6 +109,7 @@ class PlainLoop:
     ) -> None:
         self.prompt_encoder, self.mask_decoder, self.plm = prompt_encoder, mask_decoder, plm
         self.temperature = temperature
+        # AdamW's epsilon is that of learner.py.
         self.optimizer = torch.optim.AdamW(plm.parameters(), weight_decay=0.01, eps=1e-6)
 
     def step(

@@ -79,12 +79,12 @@ def check(
         findings = check_objects(dataset, sam.image_size)
         if not quick:
             sides = []
-            if held_out is not None and not held_out.is_mirrored:
-                sides = [(train, held_out)]
-            elif held_out is None:
+            if held_out is None:
                 for part in folds(train, config.folds, config.seed):
                     others = set(range(len(train.pairs))) - set(part)
                     sides.append((train.subset(sorted(others)), train.subset(part)))
+            elif not held_out.is_mirrored:
+                sides.append((train, held_out))
             for learned_from, kept in sides:
                 similar = nearly_same(
                     learned_from,

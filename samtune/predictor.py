@@ -223,11 +223,11 @@ class Predictor:
     ) -> NDArray[np.float32]:
         """An answer's logits, (4h, 4w), without its small parts; a clicked one stays."""
         assert self.adapter is not None
-        in_logits = np.array(embedding.input_size) / embedding.padded_side * len(logits)  # (y, x)
-        height, width = np.ceil(in_logits).astype(int)
-        scale = (in_logits / embedding.original_size)[::-1]  # (x, y)
-        clicks = (prompt.points[prompt.labels == 1] + 0.5) * scale
-        return without_specks(logits, self.adapter.info.least_part, (height, width), clicks)
+        side = len(logits)
+        to_input = np.divide(embedding.input_size, embedding.original_size)[::-1]  # (x, y)
+        clicks = (prompt.points[prompt.labels == 1] + 0.5) * to_input * side / embedding.padded_side
+        frame = embedding.reached((side, side))
+        return without_specks(logits, self.adapter.info.least_part, frame, clicks)
 
     def _decode(
         self, embedding: Embedding, prompts: list[Prompt], all_masks: bool, every_cell: bool

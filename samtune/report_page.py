@@ -102,8 +102,8 @@ def _verdicts(numbers: dict[str, Any]) -> str:
     for about in numbers["adapters"]:
         if seen := about["images_seen_in_training"]:
             some = "all" if seen == data["images"] else f"{seen:,}"
-            images = f"{some} of these {count(data['images'], 'image')}"
-            images = "this image" if data["images"] == 1 else images
+            these = f"{some} of these {count(data['images'], 'image')}"
+            images = "this image" if data["images"] == 1 else these
             cards.append(
                 '<div class="card warning"><strong>seen in training</strong>'
                 f"{escape(about['name'])} learned from {images}: its scores say "

@@ -89,9 +89,13 @@ class Embedding:
     @property
     def reached_cells(self) -> tuple[int, int]:
         """(rows, columns) of cells that the image reaches; the others are all padding."""
+        return self.reached((self.features.shape[-2], self.features.shape[-1]))
+
+    def reached(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """How many rows and columns of a grid over the padded square the image reaches."""
         rows, columns = (
             -(-length * count // self.padded_side)  # rounded up
-            for length, count in zip(self.input_size, self.features.shape[-2:], strict=True)
+            for length, count in zip(self.input_size, grid, strict=True)
         )
         return rows, columns
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from samtune.overlay import draw_outline
 from samtune.sensitivity import GOOD_IOU, Clicks, in_object_and_ring
+from samtune.words import count
 
 # Viridis of Smith and van der Walt (CC0): even in lightness, and readable by colour-blind people.
 _SCALE = ("440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b")
@@ -78,8 +79,8 @@ def draw_sensitivity(
     for picture in pictures:
         for mask in masks:
             draw_outline(picture, mask > 0, _PAPER, 1, edge=(0, 0, 0))
-    count = int(clicks.inside.sum())
-    texts = [["the image", f"{_objects(len(targets))} with {count:,} places to click"]]
+    places = count(int(clicks.inside.sum()), "place")
+    texts = [["the image", f"{count(len(targets), 'object')} with {places} to click"]]
     texts += [[panel.name, *_in_words(panel.scores, clicks)] for panel in panels]
     return _sheet(pictures, texts)
 
@@ -150,10 +151,6 @@ def _sheet(
             draw.text((left, top + height + 10 + row * _LINE), line, _INK, _font(14))
     _draw_scale(sheet, (_GAP + len(pictures) * column, top), height)
     return np.asarray(sheet)
-
-
-def _objects(count: int) -> str:
-    return "1 object" if count == 1 else f"{count:,} objects"
 
 
 def _in_words(scores: NDArray[np.float64], clicks: Clicks) -> list[str]:

@@ -47,11 +47,14 @@ def without_specks(
         clicks: (N, 2) xy in logits; a part with one of these in it stays.
 
     Returns:
-        (S, S), the specks' turned round, so that they are background.
+        (S, S), the specks' turned round, so that they are background; the same array where there
+        are none.
     """
     height, width = frame
     inside = logits[:height, :width] > 0
     specks = inside & ~large_parts(inside, least, clicks)
+    if not specks.any():
+        return logits
     beyond = [(0, logits.shape[0] - height), (0, logits.shape[1] - width)]
     # The image's last pixels are made of logits beyond its border as well.
     return turned_round(logits, ~np.pad(specks, beyond, mode="edge"))

@@ -105,7 +105,10 @@ class Trials:
 
     @property
     def first_offset(self) -> float:
-        """The start whose mean is the best; of equals the one that changes least."""
+        """The start whose mean is the best; of equals the one that changes least.
+
+        On a mirror image, all that are not far behind are equals.
+        """
         means = self._means(len(self.splits))
         if self.splits[0].mirrored:
             limit = max(means.values()) - _FAR_BEHIND
@@ -223,7 +226,12 @@ class Trials:
         return means
 
     def _starts(self, index: int) -> list[float]:
-        """Which starts a split is for: not those that were far behind after one before it."""
+        """Which starts a split is for: not those that were far behind after one before it.
+
+        For a mirror image only the mixture, where that is good enough.
+        """
+        if self.splits[0].mirrored and self.scores.get((0.0, 0), 0.0) >= _MIXED_WELL:
+            return [0.0]
         alive = list(self.config.few_first_offsets)
         for splits in range(1, index + 1):
             means = self._means(splits)
@@ -234,9 +242,6 @@ class Trials:
 
     def _left(self) -> list[tuple[float, int]]:
         """The trials that are not done, in their order, as it looks now."""
-        mixed = self.scores.get((0.0, 0))
-        if self.splits[0].mirrored and mixed is not None and mixed >= _MIXED_WELL:
-            return []
         return [
             (start, index)
             for index in range(len(self.splits))
