@@ -6,7 +6,6 @@ A command parses, calls the library, and prints; the large ones have a file each
 import io
 import sys
 import textwrap
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +23,7 @@ from samtune.cli_prompts import prompts
 from samtune.cli_refine import refine
 from samtune.cli_segment import segment
 from samtune.cli_sensitivity import sensitivity
+from samtune.config import settings_in_words
 from samtune.console import Group, JsonOption, QuietOption, Terminal, fall_silent, print_json
 from samtune.errors import CheckpointError
 from samtune.words import count, file_size, percent
@@ -124,8 +124,8 @@ def info(
     if about.least_part:
         least = f"{percent(about.least_part)} %"
         rows.append(["specks", f"left out: parts of a mask below {least} of its largest"])
-    given = (f"{key} {value}" for key, value in about.settings.items() if value is not None)
-    rows += [["settings" if not n else "", line] for n, line in enumerate(_wrapped(given))]
+    chosen = textwrap.wrap(settings_in_words(about.settings), 60, break_long_words=False)
+    rows += [["settings" if not n else "", line] for n, line in enumerate(chosen)]
     width = max(len(title) for title, _ in rows)
     typer.echo("\n".join(f"{title.ljust(width)}  {value}" for title, value in rows))
 
@@ -139,11 +139,6 @@ def _refining(about: "AdapterInfo") -> list[str]:
         for does in (about.refine_helps, about.refine_helps_coarse)
     )
     return [f"its own masks: {own}", f"coarse masks: {coarse}"]
-
-
-def _wrapped(words: Iterable[str]) -> list[str]:
-    """Words with commas between them, in lines of a terminal's width."""
-    return textwrap.wrap(", ".join(words), 60, break_long_words=False)
 
 
 @checkpoints.command("list")

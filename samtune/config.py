@@ -5,8 +5,9 @@ tables behind these numbers are in benchmarks/README.md.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 MethodName = Literal["plm", "persam", "persam-f", "vrp"]
 Part = Literal["background", "negative-point", "cascade", "guided-attention", "semantic-prompt"]
@@ -105,3 +106,26 @@ class VrpConfig:
     validations: int = 10  # looks at the held-out images during training
     look_at: int = 30  # targets in each of them
     patience: int = 8  # looks without progress after which training stops
+
+
+def settings_in_words(settings: Mapping[str, Any]) -> str:
+    """What of an adapter's settings is not as its method has it by default.
+
+    Args:
+        settings: as the adapter file has them, JSON's lists for tuples; of any version of samtune.
+
+    Example:
+        >>> settings_in_words({"method": "plm", "seed": 2, "pmm": True, "first_offset": 0.1})
+        'seed 2, first_offset 0.1; all others by default'
+    """
+    configs = {"plm": FitConfig, "vrp": VrpConfig}
+    made_of = configs.get(str(settings.get("method")))
+    defaults = {} if made_of is None else asdict(made_of())
+    usual = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()
+    }
+    unusual = {name: value for name, value in settings.items() if value != usual.get(name)}
+    words = ", ".join(f"{name} {value}" for name, value in unusual.items())
+    if len(unusual) == len(settings):
+        return words
+    return f"{words}; all others by default" if words else "all by default"

@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from samtune.config import settings_in_words
 from samtune.report_parts import table
 from samtune.words import count, percent
 
@@ -31,14 +32,13 @@ def training_section(numbers: dict[str, Any]) -> str:
             for key, name in (("base_iou", "plain SAM"), ("adapter_iou", "adapter"))
             if key in scores
         )
-        settings = ", ".join(f"{key} {value}" for key, value in about["settings"].items())
         rows += [
             ["file", about["file"]],
             ["trained on", _images_and_objects(data, "train")],
             ["scored on", f"{_images_and_objects(data, 'val')}: {held_out or '–'}"],
             ["base", f"{about['base']['checkpoint']} ({about['base']['encoder']} image encoder)"],
             ["written by", f"samtune {about['samtune_version']}, method {about['method']}"],
-            ["settings", settings],
+            ["settings", settings_in_words(about["settings"])],
             ["SHA-256 of its data", data.get("sha256", "–")],
         ]
     if not rows:

@@ -2,7 +2,10 @@
 
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +82,7 @@ def write_adapter(
     refine_helps_coarse: bool | None = None,
     presence: float | None = None,
     least_part: float = 0.0,
+    settings: Mapping[str, Any] = MappingProxyType({"epochs": 3}),
 ) -> Path:
     """An adapter with random weights, strong enough to change masks; always of one presence.
 
@@ -91,7 +95,7 @@ def write_adapter(
     info = AdapterInfo(
         method="plm",
         base=Base.of(sam, "tiny"),
-        settings={"epochs": 3},
+        settings=dict(settings),
         data={"train_images": 1, "train_objects": 2, "val_images": 3, "val_objects": 4},
         scores={"base_iou": 0.5664, "adapter_iou": 0.789, "refined_iou": 0.8, "coarse_iou": 0.7},
         refine_helps=refine_helps,

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from command import one_error, photo, run, write_adapter
 
 from samtune import __version__
+from samtune.config import FitConfig
 from samtune.embeddings import EmbeddingCache
 from samtune.sources import SOURCES
 
@@ -82,6 +84,15 @@ def test_info_says_what_an_adapter_is(tiny_sam, tmp_path):
     assert "specks left out: parts of a mask below 5.0 % of its largest" in words
     assert "epochs 3" in words
     assert max(map(len, result.stdout.splitlines())) < 80  # a terminal's width
+
+
+def test_info_tells_the_settings_that_were_chosen(tiny_sam, tmp_path):
+    settings = {**asdict(FitConfig(seed=2, folds=5)), "first_offset": 0.1}
+    file = write_adapter(tmp_path / "a.safetensors", tiny_sam, settings=settings)
+    words = " ".join(run("info", file).stdout.split())
+    assert words.endswith("settings seed 2, folds 5, first_offset 0.1; all others by default")
+    told = json.loads(run("info", file, "--json").stdout)["settings"]
+    assert told == json.loads(json.dumps(settings))
 
 
 def test_info_as_json_holds_scores_as_fractions(tiny_sam, tmp_path):
