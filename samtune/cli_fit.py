@@ -146,7 +146,7 @@ def fit(
         typer.Option(
             "--auto",
             help="plm: also learn where objects are, for segment --auto to find all of them "
-            "without a prompt; takes a minute more.",
+            "without a prompt; takes a minute more, or a few where masks are few.",
         ),
     ] = False,
     force: Annotated[

@@ -12,7 +12,6 @@ from samtune.cli_inputs import check_writable, open_sam
 from samtune.cli_report import report_fit
 from samtune.config import FitConfig
 from samtune.console import Terminal, print_json, speak_of_errors
-from samtune.errors import SamtuneError
 from samtune.processes import Processes, joined
 from samtune.stages import Stages
 from samtune.words import count
@@ -54,11 +53,6 @@ def fit_plm(
 
     def read_and_check() -> tuple["Dataset", "Dataset | None"]:
         found = read(terminal)
-        if config.auto and found[1] is None:
-            raise SamtuneError(
-                "--auto needs held-out images to tell what is an object, and these are so few that "
-                "trainings take turns in holding them out: give --val or --val-fraction, too."
-            )
         for file in (output, state, *(files or ())):
             check_writable(file)
         return found

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samtune.config import EVERY_OBJECT
 from samtune.console import Terminal
 from samtune.files import atomic_write
 
@@ -90,4 +91,15 @@ def report_fit(
         Source("plain SAM", Predictor(sam)),
         Source(path.stem, Predictor(sam, adapter), path, turns),
     ]
-    write_report(terminal, held_out, sources, checkpoint, stages, files, curves)
+    proposes = adapter.learned.proposes
+    write_report(
+        terminal,
+        held_out,
+        sources,
+        checkpoint,
+        stages,
+        files,
+        curves,
+        auto=proposes,
+        max_objects=EVERY_OBJECT if proposes else 1,
+    )

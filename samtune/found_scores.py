@@ -14,7 +14,7 @@ from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.finding import find_objects
 from samtune.metrics import iou
-from samtune.predictor import Predictor
+from samtune.turns import Answering, who_answers
 
 RIGHT_IOU = 0.5
 
@@ -59,7 +59,7 @@ def matched_ious(
 
 def score_found(
     dataset: Dataset,
-    predictor: Predictor,
+    answering: Answering,
     cache: EmbeddingCache,
     max_objects: int = 1,
     *,
@@ -69,7 +69,7 @@ def score_found(
 
     Args:
         dataset: the objects.
-        predictor: with an adapter that finds.
+        answering: a predictor with an adapter that finds, or several that take turns.
         cache: where embeddings are kept.
         max_objects: in an image, at most.
         on_progress: called with the number of images done and of all.
@@ -80,8 +80,8 @@ def score_found(
     scores: list[float] = []
     found = 0
     for index, pair in enumerate(dataset.pairs):
-        _, embedding = cache.encode(pair.read(), predictor.sam)
-        answers = find_objects(predictor, embedding, max_objects).objects
+        _, embedding = cache.encode(pair.read(), answering.sam)
+        answers = find_objects(who_answers(answering, index), embedding, max_objects).objects
         targets = [thing.mask() for thing in dataset.objects if thing.image_index == index]
         scores += matched_ious([one.prediction.mask for one in answers], targets)
         found += len(answers)

@@ -5,7 +5,7 @@ regression on held-out images: on those of training, the map knows where to clic
 """
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from samtune.learner import EncodedImages
 from samtune.metrics import iou
 from samtune.object_map import FEATURES, ObjectMap
 from samtune.object_search import ObjectSearch
-from samtune.predictor import Predictor
 from samtune.sam import Sam
 from samtune.supervision import STRIDE, Supervision
+from samtune.turns import Answering, who_answers
 
-STEPS = 600  # of training
+_STEPS = 600  # of training, at most
+_FEWEST_STEPS, _STEPS_AN_IMAGE = 200, 6  # of few images, more would learn them by heart
 _BATCH = 4  # images a step
 _RATE, _DECAY = 1e-3, 0.01  # AdamW; the rate rises for three tenths of the steps, then falls to 0
 _SPREAD = 0.15  # standard deviation of a middle, in sides of the square of an object's area
@@ -36,13 +37,39 @@ _RIDGE = 0.01  # on the squared weights of normed features, per answer
 _NEWTON = 20  # steps, of which it takes five or six
 
 
+def fit_object_maps(
+    sam: Sam,
+    images: EncodedImages,
+    lots: Sequence[Sequence[Supervision]],
+    seed: int,
+    *,
+    on_progress: Callable[[int, int], None],
+) -> list[ObjectMap]:
+    """Learn where objects are, from one lot of them after another; as `fit_object_map`."""
+    ends = list(accumulate(map(_steps, lots)))
+    return [
+        fit_object_map(
+            sam,
+            images,
+            objects,
+            seed,
+            on_progress=lambda done, _, before=before: on_progress(before + done, ends[-1]),  # type: ignore[misc]
+        )
+        for objects, before in zip(lots, [0, *ends], strict=False)
+    ]
+
+
+def _steps(objects: Sequence[Supervision]) -> int:
+    return min(_STEPS, _FEWEST_STEPS + _STEPS_AN_IMAGE * len({one.image_index for one in objects}))
+
+
 def fit_object_map(
     sam: Sam,
     images: EncodedImages,
     objects: Sequence[Supervision],
     seed: int,
     *,
-    steps: int = STEPS,
+    steps: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ObjectMap:
     """Learn where objects are.
@@ -52,12 +79,13 @@ def fit_object_map(
         images: the embeddings of all images that objects are in.
         objects: what to learn from, those of an image in a row.
         seed: the same seed gives the same map.
-        steps: how many.
+        steps: how many; None: it depends on how many images there are.
         on_progress: called with the steps done and of all.
 
     Returns:
         The map, which does not judge answers yet.
     """
+    steps = _steps(objects) if steps is None else steps
     things = {
         index: list(same_image)
         for index, same_image in groupby(objects, key=lambda one: one.image_index)
@@ -95,22 +123,24 @@ def fit_object_map(
 
 
 def calibrate(
-    predictor: Predictor, object_map: ObjectMap, held_out: Dataset, cache: EmbeddingCache
+    answering: Answering, maps: Sequence[ObjectMap], held_out: Dataset, cache: EmbeddingCache
 ) -> None:
     """Fit what judges answers to those on held-out images.
 
     Args:
-        predictor: with the adapter that answers.
-        object_map: what proposes the clicks; its judge is fitted.
-        held_out: the images and their objects.
+        answering: a predictor with the adapter, or several that take turns.
+        maps: theirs, and others that are to judge likewise.
+        held_out: the images and their objects, which none that answers them has seen.
         cache: where embeddings are kept.
     """
     count = len(held_out.pairs)
     chosen = np.linspace(0, count - 1, min(count, _CALIBRATED_ON)).round().astype(int).tolist()
     features, right = [np.zeros((0, FEATURES), np.float32)], []
-    for _, embedding, things in encoded_images(held_out, predictor.sam, cache, chosen, None):
-        masks = [thing.mask() for thing in things]
-        search = ObjectSearch(object_map, embedding)
+    for index, embedding, things in encoded_images(held_out, answering.sam, cache, chosen, None):
+        masks, predictor = [thing.mask() for thing in things], who_answers(answering, index)
+        assert predictor.adapter is not None
+        search = predictor.adapter.learned.search(embedding)
+        assert isinstance(search, ObjectSearch)
         known: list[NDArray[np.float32]] = []
         while len(known) < _MOST_CLICKS and (prompt := search.propose()):
             (answer,) = predictor.predict(embedding, [prompt])
@@ -119,8 +149,9 @@ def calibrate(
         features += [np.stack(known)] if known else []
     weight, bias = logistic(np.concatenate(features), np.array(right, dtype=bool))
     with torch.no_grad():
-        object_map.judge.weight.copy_(torch.from_numpy(weight)[None])
-        object_map.judge.bias.fill_(bias)
+        for one in maps:
+            one.judge.weight.copy_(torch.from_numpy(weight)[None])
+            one.judge.bias.fill_(bias)
 
 
 def loss(

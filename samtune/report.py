@@ -278,13 +278,13 @@ def _find(
 ) -> FoundScores | None:
     """What an adapter finds without a click; None if it cannot."""
     adapter = source.predictor.adapter
-    if adapter is None or source.turns is not None or not can_find(adapter.learned, told_to=auto):
+    if adapter is None or not can_find(adapter.learned, told_to=auto):
         return None
     stage = f"finding with {source.name}"
     with stages.measure(stage):
         return score_found(
             dataset,
-            source.predictor,
+            source.answering,
             cache,
             max_objects,
             on_progress=lambda done, total: tell(stage, done, total),

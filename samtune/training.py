@@ -26,7 +26,8 @@ from samtune.errors import SamtuneError
 from samtune.evaluation import ObjectScores, Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
 from samtune.learner import EncodedImages
-from samtune.object_map_fit import calibrate, fit_object_map
+from samtune.object_map import ObjectMap
+from samtune.object_map_fit import calibrate, fit_object_maps
 from samtune.pairs import Pair
 from samtune.predictor import Predictor
 from samtune.presence_fit import fit_presence
@@ -101,7 +102,7 @@ def fit(
     Args:
         train: objects to learn from.
         val: objects held out; no image is in both. None: trainings take turns in holding some of
-            `train` out, the adapter is trained on all of it, and does not learn to find objects.
+            `train` out, and the adapter is trained on all of it.
         sam: the frozen model.
         cache: where embeddings are kept.
         config: the settings.
@@ -177,14 +178,17 @@ def fit(
         )
         for one, refiner in zip((learned, *trials), refiners, strict=True):
             one.refiner = refiner
-    if config.auto and val is not None:
-        learned.object_map = fit_object_map(
+    maps: list[ObjectMap] = []
+    if config.auto:
+        maps = fit_object_maps(
             sam,
             images,
-            objects,
+            [objects, *(turn.objects for turn in turns)],
             config.seed,
             on_progress=lambda done, total: on_progress(Progress("map", done, total)),
         )
+        for one, object_map in zip((learned, *trials), maps, strict=True):
+            one.object_map = object_map
     trained = time.monotonic()
 
     info = AdapterInfo(
@@ -217,12 +221,11 @@ def fit(
         on_progress=lambda done, total: on_progress(Progress("coarse", done, total)),
     )
     found = None
-    if val is not None and learned.object_map is not None:
-        finder = Predictor(sam, adapter)
-        calibrate(finder, learned.object_map, val, cache)
+    if maps:
+        calibrate(answering, maps, data, cache)
         found = score_found(
-            val,
-            finder,
+            data,
+            answering,
             cache,
             EVERY_OBJECT,
             on_progress=lambda done, total: on_progress(Progress("find", done, total)),

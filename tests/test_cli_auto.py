@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import one_error, run, use_instead_of_weights, write_adapter
+from command import run, use_instead_of_weights, write_adapter
 from PIL import Image
 
 from samtune.adapter import read_info
@@ -81,7 +81,19 @@ def test_auto_needs_an_adapter_and_no_prompt(words, said, files):
     assert said in usage_error(run("segment", files[0], *words))
 
 
-def test_fit_auto_needs_images_held_out_and_is_for_plm(toy_folder):
-    assert "--val" in one_error(run("fit", toy_folder, "--auto", "-o", "a.safetensors"))
+def test_where_masks_are_few_what_is_found_is_scored_in_turns_and_the_report_says_the_same(
+    toy_folder, files
+):
+    words = ("--epochs", 1, "--no-refiner", "--force", "--auto", "--json", "--report", "out")
+    (fitted,) = told(run("fit", toy_folder, "-o", "few.safetensors", *words))
+    assert fitted["folds"] > 1
+    assert 0 <= fitted["found"]["recall"] <= 1
+    numbers = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
+    assert [one["found"] for one in numbers["sources"]] == [None, None, fitted["found"]]
+    for answer in told(run("segment", files[0], "--auto", "-a", "few.safetensors", "--json")):
+        assert answer["image"] == str(files[0])
+
+
+def test_fit_auto_is_for_plm(toy_folder):
     line = usage_error(run("fit", toy_folder, "--auto", "--method", "persam"))
     assert "--method plm" in line

@@ -1,5 +1,6 @@
 """Finding all objects without a prompt: the map of middles, and how answers are judged."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from samtune.object_map_fit import calibrate, fit_object_map, logistic, loss
 from samtune.object_search import ObjectSearch
 from samtune.predictor import Prediction, Predictor
 from samtune.supervision import supervise
+from samtune.turns import Turns
 
 NO_LOGITS = np.zeros((0, 32, 32), np.float32)
 STEPS = 120
@@ -125,12 +127,31 @@ def test_after_calibration_all_objects_of_new_images_are_found_and_nothing_else(
     adapter = build_adapter(tiny_sam, refines=False)
     adapter.learned.object_map = learned
     predictor = AsDrawn(tiny_sam, adapter, by_sum)
-    calibrate(predictor, learned, drawn.subset(range(16, 20)), cache)
+    calibrate(predictor, [learned], drawn.subset(range(16, 20)), cache)
     for embedding, labels in new[4:]:
         found = find_objects(predictor, embedding, 100).objects
         shown = sorted(int(labels[one.prediction.mask].min()) for one in found)
         assert shown == list(range(1, labels.max() + 1))
         assert all(0.5 <= one.prediction.score <= 1 for one in found)
+
+
+def test_in_turns_each_map_proposes_on_its_own_images_and_all_judge_by_all_answers(
+    learned, new, drawn, cache, tiny_sam
+):
+    by_sum = {float(one.features.double().sum()): labels for one, labels in new}
+    alone = deepcopy(learned)
+    maps = [deepcopy(learned), ObjectMap(), ObjectMap()]  # new ones have nothing to propose
+    takers = []
+    for object_map in (alone, *maps[:2]):
+        adapter = build_adapter(tiny_sam, refines=False)
+        adapter.learned.object_map = object_map
+        takers.append(AsDrawn(tiny_sam, adapter, by_sum))
+    calibrate(takers[0], [alone], drawn.subset([16, 18]), cache)
+    calibrate(Turns(takers[1:], [[0, 2], [1, 3]]), maps, drawn.subset(range(16, 20)), cache)
+    assert alone.judge.weight.any()
+    for one in maps:
+        assert torch.equal(one.judge.weight, alone.judge.weight)
+        assert torch.equal(one.judge.bias, alone.judge.bias)
 
 
 def test_what_is_found_keeps_its_estimated_iou_and_says_how_likely_it_is_an_object(
