@@ -4,8 +4,8 @@ For each cell of the embedding: whether an object's middle is here, and whether 
 object. A middle is where a click is answered best, and touching objects have one each; that is the
 key point of CenterNet (Zhou et al. 2019, https://arxiv.org/abs/1904.07850, section 3), on SAM's
 frozen embeddings. A few convolutions on ever coarser grids see how an object lies in the image
-(U-Net, Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597). What an answer to such a click
-is worth, object_search.py judges by five numbers.
+(U-Net, Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597). What an answer to such a click,
+or to the box of such a region, is worth, object_search.py judges by six numbers.
 """
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 _LEVELS = 4  # grids, each half as fine as the one before
 _RARE = -4.0  # first logits: nearly every cell is none
-FEATURES = 5  # of an answer (object_search.py)
+FEATURES = 6  # of an answer (object_search.py)
+_FEATURES_BEFORE = 5  # without how well it lies on its region
 
 
 class ObjectMap(nn.Module):
@@ -24,9 +25,14 @@ class ObjectMap(nn.Module):
         width: channels in between.
         channels: of the embedding.
         drop: share of the channels that is left out in training.
+        regions: False is for files of before there were regions (map_regions.py).
     """
 
-    def __init__(self, width: int = 48, channels: int = 256, drop: float = 0.1) -> None:
+    boxes: Tensor | None
+
+    def __init__(
+        self, width: int = 48, channels: int = 256, drop: float = 0.1, *, regions: bool = True
+    ) -> None:
         super().__init__()
         self.drop = nn.Dropout2d(drop)
         self.enter = nn.Conv2d(channels, width, 1)
@@ -35,10 +41,21 @@ class ObjectMap(nn.Module):
             nn.Conv2d(2 * width, width, 3, padding=1) for _ in range(_LEVELS - 1)
         )
         self.leave = nn.Conv2d(width, 2, 1)
-        self.judge = nn.Linear(FEATURES, 1)
+        self.judge = nn.Linear(FEATURES if regions else _FEATURES_BEFORE, 1)
+        self.register_buffer("boxes", torch.zeros(1) if regions else None)
         nn.init.constant_(self.leave.bias, _RARE)  # type: ignore[arg-type]
         nn.init.zeros_(self.judge.weight)
         nn.init.zeros_(self.judge.bias)
+
+    @property
+    def asks_with_boxes(self) -> bool:
+        """Whether regions' boxes are asked about, or their likeliest cells clicked on."""
+        return self.boxes is not None and bool(self.boxes > 0)
+
+    def ask_with(self, *, boxes: bool) -> None:
+        """Decide which of them is done."""
+        assert self.boxes is not None
+        self.boxes.fill_(float(boxes))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map B images.

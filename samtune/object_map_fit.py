@@ -125,7 +125,9 @@ def fit_object_map(
 def calibrate(
     answering: Answering, maps: Sequence[ObjectMap], held_out: Dataset, cache: EmbeddingCache
 ) -> None:
-    """Fit what judges answers to those on held-out images.
+    """Fit what judges answers to those on held-out images, and find out how to ask.
+
+    Objects are asked about by clicks and by boxes; the one with the better F1 score stays.
 
     Args:
         answering: a predictor with the adapter, or several that take turns.
@@ -133,25 +135,52 @@ def calibrate(
         held_out: the images and their objects, which none that answers them has seen.
         cache: where embeddings are kept.
     """
-    count = len(held_out.pairs)
-    chosen = np.linspace(0, count - 1, min(count, _CALIBRATED_ON)).round().astype(int).tolist()
-    features, right = [np.zeros((0, FEATURES), np.float32)], []
+    ways = []
+    for boxes in (False, True):
+        for one in maps:
+            one.ask_with(boxes=boxes)
+        features, hits, count = _tried(answering, held_out, cache)
+        weight, bias = logistic(features, hits >= 0)
+        accepted = features @ weight + bias >= 0
+        right = len(set(hits[accepted & (hits >= 0)].tolist()))
+        f1 = 2 * right / (right + np.count_nonzero(accepted & (hits < 0)) + count)
+        ways.append((f1, not boxes, weight, bias))
+    _, clicks, weight, bias = max(ways, key=lambda way: way[:2])
+    with torch.no_grad():
+        for one in maps:
+            one.ask_with(boxes=not clicks)
+            one.judge.weight.copy_(torch.from_numpy(weight)[None])
+            one.judge.bias.fill_(bias)
+
+
+def _tried(
+    answering: Answering, held_out: Dataset, cache: EmbeddingCache
+) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
+    """What is proposed on some held-out images, and what comes of it.
+
+    Returns:
+        (N, F) features of the answers; (N,) the number of the object that each is right about, -1
+        for none; and how many objects there are.
+    """
+    images = len(held_out.pairs)
+    chosen = np.linspace(0, images - 1, min(images, _CALIBRATED_ON)).round().astype(int).tolist()
+    features, hits, count = [], [], 0
     for index, embedding, things in encoded_images(held_out, answering.sam, cache, chosen, None):
         masks, predictor = [thing.mask() for thing in things], who_answers(answering, index)
         assert predictor.adapter is not None
         search = predictor.adapter.learned.search(embedding)
         assert isinstance(search, ObjectSearch)
-        known: list[NDArray[np.float32]] = []
-        while len(known) < _MOST_CLICKS and (prompt := search.propose()):
+        for _ in range(_MOST_CLICKS):
+            prompt = search.propose()
+            if prompt is None:
+                break
             (answer,) = predictor.predict(embedding, [prompt])
-            known.append(search.features(answer))
-            right.append(any(iou(answer.mask, mask) >= RIGHT_IOU for mask in masks))
-        features += [np.stack(known)] if known else []
-    weight, bias = logistic(np.concatenate(features), np.array(right, dtype=bool))
-    with torch.no_grad():
-        for one in maps:
-            one.judge.weight.copy_(torch.from_numpy(weight)[None])
-            one.judge.bias.fill_(bias)
+            features.append(search.features(answer))
+            ious = [iou(answer.mask, mask) for mask in masks]
+            hits.append(count + int(np.argmax(ious)) if max(ious) >= RIGHT_IOU else -1)
+        count += len(masks)
+    known = np.array(features, np.float32).reshape(-1, FEATURES)
+    return known, np.array(hits, np.int64), count
 
 
 def loss(

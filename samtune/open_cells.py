@@ -43,6 +43,10 @@ class OpenCells:
         """Leave out the cells that a mask, (H, W) bool, covers by half."""
         self._open &= covered_share(mask, self._embedding) < KEPT_SHARE
 
+    def drop(self, cells: NDArray[np.bool_]) -> None:
+        """Leave out these cells, (rows, columns) bool."""
+        self._open &= ~cells
+
     def _inside(self, box: NDArray[np.float32]) -> NDArray[np.bool_]:
         rows, columns = self._values.shape
         ys = np.array([point_in_cell((row, 0), self._embedding)[1] for row in range(rows)])

@@ -59,7 +59,7 @@ class PromptLearning(Method):
             OutputSelector(),
             ContourRefiner() if refines else None,
             PresenceHead() if judges else None,
-            ObjectMap() if maps else None,
+            ObjectMap(regions="object_map.boxes" in names) if maps else None,
         )
 
     def attend(

@@ -61,6 +61,7 @@ READING_ORDER = [
     "reference_cells",
     "method",
     "open_cells",
+    "map_regions",
     "location_prior",
     "object_search",
     "prompt_learning",

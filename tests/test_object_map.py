@@ -36,7 +36,9 @@ class AsDrawn(Predictor):
         self.labels = labels  # of each image, by the embedding's first number
 
     def predict(self, embedding, prompts, *, all_masks=False, refine=False):
-        ((x, y),) = prompts[0].points.round().astype(int)
+        box = prompts[0].box
+        places = prompts[0].points if box is None else [(box[:2] + box[2:]) / 2]
+        ((x, y),) = np.round(places).astype(int)
         labels = self.labels[float(embedding.features.double().sum())]
         mask = labels == labels[y, x]
         if labels[y, x] == 0:
@@ -133,6 +135,61 @@ def test_after_calibration_all_objects_of_new_images_are_found_and_nothing_else(
         shown = sorted(int(labels[one.prediction.mask].min()) for one in found)
         assert shown == list(range(1, labels.max() + 1))
         assert all(0.5 <= one.prediction.score <= 1 for one in found)
+
+
+class Spoiled(AsDrawn):
+    """Answers one kind of prompt with a mask of nothing that is there."""
+
+    def __init__(self, sam, adapter, labels, spoils):
+        super().__init__(sam, adapter, labels)
+        self.spoils = spoils
+
+    def predict(self, embedding, prompts, **options):
+        (found,) = super().predict(embedding, prompts, **options)
+        if (prompts[0].box is not None) == (self.spoils == "boxes"):
+            corner = np.zeros_like(found.mask)
+            corner[:3, :3] = True
+            return [replace(found, mask=corner)]
+        return [found]
+
+
+@pytest.mark.parametrize("spoils", ["boxes", "clicks"])
+def test_calibration_asks_with_what_is_answered_better(
+    learned, new, drawn, cache, tiny_sam, spoils
+):
+    by_sum = {float(one.features.double().sum()): labels for one, labels in new}
+    adapter = build_adapter(tiny_sam, refines=False)
+    adapter.learned.object_map = object_map = deepcopy(learned)
+    predictor = Spoiled(tiny_sam, adapter, by_sum, spoils)
+    calibrate(predictor, [object_map], drawn.subset(range(16, 20)), cache)
+    assert object_map.asks_with_boxes == (spoils == "clicks")
+    found = [one for embedding, _ in new for one in find_objects(predictor, embedding, 9).objects]
+    assert len(found) >= len(new)
+    assert all((one.prompt.box is None) == (spoils == "boxes") for one in found)
+
+
+def test_a_box_that_is_asked_about_is_not_asked_about_again(learned, new):
+    boxed = deepcopy(learned)
+    boxed.ask_with(boxes=True)
+    for embedding, _ in new:
+        search, asked = ObjectSearch(boxed, embedding), []
+        while (prompt := search.propose()) is not None:
+            asked.append((prompt.box, prompt.points)[prompt.box is None].tolist())
+        assert len(asked) == len({str(one) for one in asked})
+
+
+def test_a_map_of_before_there_were_regions_judges_by_five_numbers(learned, new, tiny_sam):
+    embedding, _ = new[0]
+    before = ObjectMap(regions=False).eval()
+    kept = {name: one for name, one in learned.state_dict().items() if name != "boxes"}
+    before.load_state_dict({**kept, "judge.weight": learned.judge.weight[:, :5]})
+    assert not before.asks_with_boxes
+    search = ObjectSearch(before, embedding)
+    search.propose()
+    some = answer(np.ones(embedding.original_size, dtype=bool), presence=0.5)
+    weight, bias = learned.judge.weight[0, :5].numpy(), learned.judge.bias.item()
+    expected = 1 / (1 + np.exp(-(weight @ search.features(some)[:5] + bias)))
+    assert search.presence(some) == pytest.approx(expected)
 
 
 def test_in_turns_each_map_proposes_on_its_own_images_and_all_judge_by_all_answers(
