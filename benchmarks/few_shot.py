@@ -55,12 +55,7 @@ def main() -> None:
     print("| task | masks | SAM | SAM-F | adapter | own estimate | first offset | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for task in arguments.tasks:
-        folder, _, class_id = task.partition(":")
-        name = Path(folder).name + task[len(folder) :]
-        train, val = (
-            load_dataset(Path(folder) / part, class_id=class_id or None)
-            for part in ("train", "val")
-        )
+        name, train, val = load_task(task)
         for masks in arguments.masks:
             for draw in range(arguments.draws):
                 some = draw_masks(train, val, masks, draw)
@@ -77,17 +72,31 @@ def main() -> None:
                         print(json.dumps(asdict(result)), file=file)
 
 
+def load_task(text: str) -> tuple[str, Dataset, Dataset]:
+    """The name, train/ and val/ of FOLDER or FOLDER:CLASS."""
+    folder, _, class_id = text.partition(":")
+    train, val = (
+        load_dataset(Path(folder) / part, class_id=class_id or None) for part in ("train", "val")
+    )
+    return Path(folder).name + text[len(folder) :], train, val
+
+
+def unseen_images(train: Dataset, val: Dataset) -> list[int]:
+    """The images of `train` that are not also in `val`."""
+    seen = {image for image, _ in val.digests}
+    return [index for index, (image, _) in enumerate(train.digests) if image not in seen]
+
+
 def draw_masks(train: Dataset, val: Dataset, count: int, draw: int) -> Dataset:
     """So many images that are not in `val`, with one object of each."""
-    unseen = {image for image, _ in val.digests}
-    allowed = [i for i, (image, _) in enumerate(train.digests) if image not in unseen]
     rng = np.random.default_rng(draw)
-    some = train.subset(sorted(rng.choice(allowed, count, replace=False).tolist()))
-    chosen = []
+    chosen = rng.choice(unseen_images(train, val), count, replace=False).tolist()
+    some = train.subset(sorted(chosen))
+    drawn = []
     for index in range(count):
         things = [thing for thing in some.objects if thing.image_index == index]
-        chosen.append(things[int(rng.integers(len(things)))])
-    return replace(some, objects=tuple(chosen))
+        drawn.append(things[int(rng.integers(len(things)))])
+    return replace(some, objects=tuple(drawn))
 
 
 def run(

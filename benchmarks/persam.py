@@ -11,14 +11,14 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
+from few_shot import load_task, unseen_images
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.checkpoints import resolve
 from samtune.config import PARTS, Part
-from samtune.dataset import Dataset, load_dataset
+from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.found_scores import score_found
 from samtune.metrics import iou
@@ -41,22 +41,15 @@ class Task:
     """A folder's references and scored images."""
 
     def __init__(self, text: str, sam: Sam, cache: EmbeddingCache, most: int) -> None:
-        folder, _, class_id = text.partition(":")
-        self.name = Path(folder).name + (f":{class_id}" if class_id else "")
+        self.name, self.train, self.val = load_task(text)
         self.sam, self.cache = sam, cache
-        self.train, self.val = (
-            load_dataset(Path(folder) / part, class_id=class_id or None)
-            for part in ("train", "val")
-        )
-
         count = len(self.val.pairs)
         evenly = np.linspace(0, count - 1, min(count, most)).round().astype(int)
         self.val = self.val.subset(evenly.tolist())
 
     def fit(self, count: int, draw: int, method: str, without: tuple[Part, ...]) -> ReferenceFit:
         """An adapter of some references, none of which is scored."""
-        scored = {image for image, _ in self.val.digests}
-        images = [n for n, (image, _) in enumerate(self.train.digests) if image not in scored]
+        images = unseen_images(self.train, self.val)
         drawn = np.random.default_rng(draw).permutation(images)[:count].tolist()
         return fit_references(
             self.train.subset(drawn),

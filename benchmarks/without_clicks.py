@@ -19,11 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from few_shot import load_task, unseen_images
 
 from samtune.adapter import Adapter
 from samtune.checkpoints import resolve
 from samtune.config import EVERY_OBJECT, FitConfig, VrpConfig
-from samtune.dataset import Dataset, load_dataset, split
+from samtune.dataset import Dataset, split
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import Scores, encoded_images, score_objects
 from samtune.found_scores import score_found
@@ -74,12 +75,7 @@ def main() -> None:
         "plm": lambda some: of_masks(some, sam, cache),
     }
     for text in arguments.tasks:
-        folder, _, class_id = text.partition(":")
-        task = Path(folder).name + text[len(folder) :]
-        train, val = (
-            load_dataset(Path(folder) / part, class_id=class_id or None)
-            for part in ("train", "val")
-        )
+        task, train, val = load_task(text)
         for method in arguments.methods:
             for images in arguments.images:
                 for draw in arguments.draws:
@@ -97,9 +93,8 @@ def main() -> None:
 
 def draw_images(train: Dataset, val: Dataset, count: int, draw: int) -> Dataset:
     """So many images that are not in `val`, with all their objects."""
-    unseen = {image for image, _ in val.digests}
-    allowed = [i for i, (image, _) in enumerate(train.digests) if image not in unseen]
-    return train.subset(np.random.default_rng(draw).permutation(allowed)[:count].tolist())
+    order = np.random.default_rng(draw).permutation(unseen_images(train, val))
+    return train.subset(order[:count].tolist())
 
 
 def of_references(some: Dataset, sam: Sam, cache: EmbeddingCache, method: str) -> Adapter:
