@@ -1,12 +1,13 @@
-"""The tasks of Kim et al. (arXiv 2403.09199), PLM against PLM + PMM, beside the paper's own table.
+"""The tasks of Kim et al. (arXiv 2403.09199): PLM, PLM + PMM, and samtune's defaults, in one table.
 
     python benchmarks/facade_banners.py DATA/facades BANNERS
     python benchmarks/paper.py DATA BANNERS -o RESULTS [--tasks nose plates] [--seeds 0 1 2]
 
-DATA holds face_parts/ and plates/. Every fit is one `samtune fit train --val val` with the defaults
-(with --pmm and with --no-pmm) in a process of its own. What RESULTS/results.jsonl already has is
-not done again, so that the table can be made over several nights; it is printed at the end, from
-all that is there. Scores are percentages at the centre point of the objects of val/.
+DATA holds face_parts/ and plates/. Every fit is one `samtune fit train --val val` in a process of
+its own: with the defaults, which learn a dense prompt as well; without that (PLM + PMM, the
+paper's method); and with --no-pmm, too (PLM). What RESULTS/results.jsonl already has is not done
+again, so that the table can be made over several nights; it is printed at the end, from all that is
+there, beside the paper's own. Scores are percentages at the centre point of the objects of val/.
 """
 
 import argparse
@@ -34,6 +35,11 @@ PAPER = {  # ViT-H: SAM, SAM-F, SAM + PLM, SAM + PLM + PMM, SAM's oracle
     "banners": (30.27, 30.60, 95.31, 97.33, 93.84),
     "plates": (63.79, 53.90, 74.24, 76.29, 81.98),
 }
+METHODS = {  # and the options of their fit
+    "defaults": [],
+    "PLM + PMM": ["--pmm", "--no-dense-prompt"],
+    "PLM": ["--no-pmm", "--no-dense-prompt"],
+}
 Row = dict[str, object]
 
 
@@ -55,7 +61,7 @@ def main() -> None:
             folder = {"banners": arguments.banners, "plates": arguments.data / "plates"}.get(
                 task, arguments.data / "face_parts"
             )
-            for method in ("SAM-F", "PLM + PMM", "PLM"):
+            for method in ("SAM-F", *METHODS):
                 if (task, method, seed) in done or (method == "SAM-F" and seed):
                     continue
                 if method == "SAM-F":
@@ -82,7 +88,7 @@ def score_fit(folder: Path, task: str, method: str, seed: int, output: Path) -> 
     name = f"{folder}:{CLASSES[task]}" if task in CLASSES else str(folder)
     told = output / method.replace(" ", "")
     told.mkdir(exist_ok=True)
-    summary = run(name, seed, told, ["--pmm" if "PMM" in method else "--no-pmm"])
+    summary = run(name, seed, told, METHODS[method])
     seconds = summary["seconds"]
     assert isinstance(seconds, dict)
     return {
@@ -100,16 +106,15 @@ def score_fit(folder: Path, task: str, method: str, seed: int, output: Path) -> 
 def table(rows: Sequence[Row]) -> str:
     """Means over seeds as Markdown, ± the largest distance of a seed from them."""
     columns = (
-        ("SAM", "PLM + PMM", "sam"),
+        ("SAM", "defaults", "sam"),
         ("SAM-F", "SAM-F", "iou"),
         ("PLM", "PLM", "iou"),
         ("PLM + PMM", "PLM + PMM", "iou"),
-        ("PLM refined", "PLM", "refined"),
-        ("PLM + PMM refined", "PLM + PMM", "refined"),
-        ("SAM oracle", "PLM + PMM", "sam_oracle"),
-        ("PLM oracle", "PLM", "oracle"),
-        ("PLM + PMM oracle", "PLM + PMM", "oracle"),
-        ("minutes", "PLM + PMM", "minutes"),
+        ("defaults", "defaults", "iou"),
+        ("defaults, refined", "defaults", "refined"),
+        ("SAM oracle", "defaults", "sam_oracle"),
+        ("defaults, oracle", "defaults", "oracle"),
+        ("minutes", "defaults", "minutes"),
     )
     heads = ["task", "seeds", *(head for head, _, _ in columns)]
     heads.append("the paper, ViT-H: SAM, SAM-F, PLM, PLM + PMM, SAM oracle")
@@ -118,9 +123,7 @@ def table(rows: Sequence[Row]) -> str:
         of_task = [row for row in rows if row["task"] == task]
         if not of_task:
             continue
-        seeds = [
-            str(sum(row["method"] == kind for row in of_task)) for kind in ("PLM", "PLM + PMM")
-        ]
+        seeds = [str(sum(row["method"] == method for row in of_task)) for method in METHODS]
         cells = [task, ", ".join(seeds)]
         for head, method, key in columns:
             values = [

@@ -91,12 +91,14 @@ def whole_target(sample: CellSample, grid: int) -> tuple[Tensor, Tensor]:
 
 
 class PlainLoop:
-    """Train a PLM on one object a step.
+    """Train a PLM on one object a step, and a dense prompt if there is one.
 
     Args:
         prompt_encoder: segment-anything's, frozen.
         mask_decoder: segment-anything's, frozen.
         plm: what is trained.
+        dense_prompt: (1, 256, h, w) embedding to what is added to the dense prompt; trained, too.
+        dense_rate: its learning rate, as a share of the PLM's.
         temperature: see `mask_loss`.
     """
 
@@ -105,12 +107,23 @@ class PlainLoop:
         prompt_encoder: Any,
         mask_decoder: Any,
         plm: PlainPLM,
+        dense_prompt: nn.Module | None = None,
+        dense_rate: float = 1.0,
         temperature: float = 0.25,
     ) -> None:
         self.prompt_encoder, self.mask_decoder, self.plm = prompt_encoder, mask_decoder, plm
-        self.temperature = temperature
+        self.dense_prompt, self.rates, self.temperature = (
+            dense_prompt,
+            (1.0, dense_rate),
+            temperature,
+        )
+        learned = [module for module in (plm, dense_prompt) if module is not None]
         # AdamW's epsilon is that of learner.py.
-        self.optimizer = torch.optim.AdamW(plm.parameters(), weight_decay=0.01, eps=1e-6)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(module.parameters())} for module in learned],
+            weight_decay=0.01,
+            eps=1e-6,
+        )
 
     def step(
         self,
@@ -129,12 +142,15 @@ class PlainLoop:
             boxes: (1, 4) in the input frame, or None.
             target: see `mask_loss`.
             valid: see `mask_loss`.
-            learning_rate: AdamW's, in this step.
+            learning_rate: AdamW's for the PLM, in this step.
         """
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=False):
+            group["lr"] = rate * learning_rate
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
         image_pe = self.prompt_encoder.get_dense_pe()
         adapted = self.plm(sparse, image_embedding, image_pe)
+        if self.dense_prompt is not None:
+            dense = dense + self.dense_prompt(image_embedding)
         logits, estimates = self.mask_decoder.predict_masks(
             image_embeddings=image_embedding,
             image_pe=image_pe,

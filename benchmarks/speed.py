@@ -35,6 +35,7 @@ from samtune.allocation import keep_freed_memory
 from samtune.checkpoints import resolve
 from samtune.config import FitConfig
 from samtune.dataset import Dataset, load_dataset
+from samtune.dense_prompt import DensePrompt
 from samtune.embeddings import EmbeddingCache
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
@@ -120,41 +121,43 @@ def compare(title: str, sides: dict[str, Side], turns: int, each: int = 1) -> No
 def fit(bench: Bench) -> None:
     """A training step on one object."""
     sam = bench.sam
-    own, with_pmm, all_cells = (
+    own, with_pmm, dense, defaults, all_cells = (
+        bench.learner(pmm=False, dense_prompt=False),
+        bench.learner(dense_prompt=False),
         bench.learner(pmm=False),
         bench.learner(),
-        bench.learner(pmm=False, cells=4096),
+        bench.learner(pmm=False, dense_prompt=False, cells=4096),
     )
-    plain = PlainLoop(sam.prompt_encoder, sam.decoder.layers, PlainPLM())
+    modules = sam.prompt_encoder, sam.decoder.layers
+    plain, plain_dense = (
+        PlainLoop(*modules, PlainPLM(), dense_prompt) for dense_prompt in (None, DensePrompt())
+    )
     turn = iter(range(10**9))
 
-    def plain_step(features: Tensor, one: Supervision) -> None:
+    def plain_step(loop: PlainLoop, features: Tensor, one: Supervision) -> None:
         target, valid = whole_target(one.sample_cells(4096, np.random.default_rng(0)), 64)
         points = torch.from_numpy(one.center)[None, None], torch.ones(1, 1)
-        plain.step(features, points, None, target, valid)
+        loop.step(features, points, None, target, valid)
 
-    def cached() -> None:
+    def cached(loop: PlainLoop) -> None:
         for _ in range(own.config.batch_size):
-            cached_step()
+            one = bench.objects[next(turn) % len(bench.objects)]
+            plain_step(loop, bench.images.batch([one.image_index]), one)
 
     def whole() -> None:
         for _ in range(own.config.batch_size):
-            whole_step()
-
-    def cached_step() -> None:
-        one = bench.objects[next(turn) % len(bench.objects)]
-        plain_step(bench.images.batch([one.image_index]), one)
-
-    def whole_step() -> None:
-        one = bench.objects[next(turn) % len(bench.objects)]
-        image = bench.dataset.pairs[one.image_index].read()
-        plain_step(sam.encode_image(image).features[None].clone(), one)
+            one = bench.objects[next(turn) % len(bench.objects)]
+            image = bench.dataset.pairs[one.image_index].read()
+            plain_step(plain, sam.encode_image(image).features[None].clone(), one)
 
     sides: dict[str, Side] = {
         "samtune, PLM": own.train_step,
         "samtune, PLM and PMM": with_pmm.train_step,
+        "samtune, PLM and dense prompt": dense.train_step,
+        "samtune, the defaults: PLM, dense prompt and PMM": defaults.train_step,
         "samtune, PLM, the loss on all cells": all_cells.train_step,
-        "segment-anything's decoder, cached embeddings": cached,
+        "segment-anything's decoder, cached embeddings": lambda: cached(plain),
+        "the same with a dense prompt": lambda: cached(plain_dense),
         "segment-anything's decoder, the encoder each step": whole,
     }
     each = own.config.batch_size

@@ -1,10 +1,10 @@
 """The adapter file: what was learned, in one .safetensors that explains itself.
 
-The method's tensors (`plm.*`, `selector.*`, `presence.*`, `refiner.*` and `object_map.*`; others
-have their own prefix), and text metadata: which frozen model it belongs to, how and on what it was
-trained, how well it did on held-out objects. Loading reads tensors and JSON, and never executes
-code. A released format version keeps loading; what a file does not have, such as a refiner, cannot
-be done with it.
+The method's tensors (`plm.*`, `dense_prompt.*`, `selector.*`, `presence.*`, `refiner.*` and
+`object_map.*`; others have their own prefix), and text metadata: which frozen model it belongs to,
+how and on what it was trained, how well it did on held-out objects. Loading reads tensors and JSON,
+and never executes code. A released format version keeps loading; what a file does not have, such as
+a refiner, cannot be done with it.
 """
 
 import json

@@ -118,6 +118,15 @@ def fit(
             f"[default: {'--pmm' if FitConfig.pmm else '--no-pmm'}]",
         ),
     ] = None,
+    dense_prompt: Annotated[
+        bool | None,
+        typer.Option(
+            "--dense-prompt/--no-dense-prompt",
+            help="Learn what to tell the decoder of each place of an image, too, or move the "
+            "prompt's tokens alone, as the paper does. "
+            f"[default: {'--dense-prompt' if FitConfig.dense_prompt else '--no-dense-prompt'}]",
+        ),
+    ] = None,
     no_refiner: Annotated[
         bool, typer.Option("--no-refiner", help="Do not learn to refine contours, in a minute.")
     ] = False,
@@ -175,9 +184,10 @@ def fit(
             "--method vrp takes all images as references in turn, and has no parts: leave out "
             "--reference and --without."
         )
-    if method != "plm" and (pmm is not None or no_refiner):
+    if method != "plm" and (pmm is not None or dense_prompt is not None or no_refiner):
         context.fail(
-            "--pmm, --no-pmm and --no-refiner are for --method plm: the others have neither."
+            "--pmm, --dense-prompt, their opposites and --no-refiner are for --method plm: the "
+            "others have none of them."
         )
     if method != "plm" and auto:
         context.fail(
@@ -215,6 +225,7 @@ def fit(
         val_fraction=FitConfig.val_fraction if val_fraction is None else val_fraction,
         mirror=mirror,
         pmm=FitConfig.pmm if pmm is None else pmm,
+        dense_prompt=FitConfig.dense_prompt if dense_prompt is None else dense_prompt,
         refiner=not no_refiner,
         batch_size=batch_size,
         auto=auto,

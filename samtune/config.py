@@ -30,6 +30,8 @@ class FitConfig:
     val_fraction: float = 0.2  # share of the images held out when no folder is given
     batch_size: int = 2  # objects a step; one alone is slower for each, more are no faster
     learning_rate: float = 1e-3  # AdamW, of the PLM; cosine decay to 0
+    dense_prompt: bool = True  # beside the PLM, learn what to add to the image's cells
+    dense_rate: float = 3e-4  # learning rate of that
     weight_decay: float = 0.01  # Kim et al. 2024, section 5.1
     warmup_objects: int = 200  # linear; the paper's 250 steps of 10 are a share of 1 %
     first_offsets: tuple[float, ...] = (0.1, 1.0)  # of the PLM's last norm: sizes of Δf_P to try

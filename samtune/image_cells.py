@@ -53,7 +53,7 @@ class ImageCells:
             transformer: segment-anything's TwoWayTransformer, frozen.
             image_embeddings: (1, C, h, w).
             image_pe: (1, C, h, w) the dense positional encoding.
-            dense_prompt_embeddings: (1, C, 1, 1), or (1, C, h, w) one mask prompt for the image.
+            dense_prompt_embeddings: (1, C, 1, 1), or (1, C, h, w) one dense prompt for the image.
         """
         cells = cell_by_cell(image_embeddings + dense_prompt_embeddings)
         pe = cell_by_cell(image_pe)

@@ -1,10 +1,10 @@
 """What is learned, one step at a time.
 
-A step loads the embeddings of a few objects' images, adapts their prompt tokens with the PLM,
-decodes some of their cells (supervision.py) and moves the weights. Everything random in it is
-drawn from the seed and the step's number alone, so that a restored learner goes on as if it had
-never stopped. Several processes draw the same and take an object or a few of each step: their
-gradients add up to those of one process.
+A step loads the embeddings of a few objects' images, adapts their prompt tokens with the PLM and
+their cells with the dense prompt, decodes some of them (supervision.py) and moves the weights.
+Everything random in it is drawn from the seed and the step's number alone, so that a restored
+learner goes on as if it had never stopped. Several processes draw the same and take an object or a
+few of each step: their gradients add up to those of one process.
 
 What is trained is the mask that will be returned, the mixture of the four outputs (selector.py),
 and beside it each output alone, weighted by how good it already is on an object (softmax of the
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from samtune.config import FitConfig
 from samtune.curves import Start
+from samtune.dense_prompt import DensePrompt
 from samtune.draws import Drawn
 from samtune.embeddings import EmbeddingCache
 from samtune.losses import MaskScores, score_logits
@@ -28,6 +29,7 @@ from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule, matching_loss
 from samtune.processes import ALONE, Processes
+from samtune.prompt_learning import attend_moved
 from samtune.sam import Sam
 from samtune.selector import OutputSelector, best_of_three, mixture
 from samtune.steps import Stepwise
@@ -210,11 +212,12 @@ class Learner(Stepwise[nn.ModuleDict]):
     def _attend(
         self, learned: nn.ModuleDict | None, tokens: Tensor, features: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The decoder's tokens and cells for prompts, moved if there is what moves them."""
-        sam = self.sam
-        if learned is not None and "plm" in learned:
-            tokens = learned["plm"](tokens, features, sam.image_pe)
-        return sam.decoder.attend(features, sam.image_pe, tokens, sam.no_mask)
+        """The decoder's tokens and cells for prompts, moved by what there is to move them."""
+        moving = nn.ModuleDict() if learned is None else learned
+        plm, dense_prompt = (
+            moving[name] if name in moving else None for name in ("plm", "dense_prompt")
+        )
+        return attend_moved(self.sam, plm, dense_prompt, tokens, features)
 
     def _score(
         self, tokens: Tensor, cells: Tensor, samples: Sequence[CellSample], mixing: Tensor
@@ -256,6 +259,8 @@ def _modules(config: FitConfig, first_offset: float) -> nn.ModuleDict:
     modules = nn.ModuleDict()
     if first_offset:
         modules["plm"] = PromptLearningModule(first_offset=first_offset)
+        if config.dense_prompt:
+            modules["dense_prompt"] = DensePrompt()
     modules["selector"] = OutputSelector()
     if config.pmm:
         modules["pmm"] = PointMatchingModule()
@@ -278,12 +283,13 @@ def _parameter_groups(
     rates = {
         "plm": config.learning_rate,
         "offset": config.learning_rate / (first_offset or 1.0),
+        "dense_prompt": config.dense_rate,
         "selector": config.selector_rate,
         "pmm": config.pmm_rate,
     }
     # The PMM's gradients have a median of 1e-7 at first, all others' are above 1e-5.
-    epsilons = {"plm": 1e-6, "offset": 1e-6, "selector": 1e-6, "pmm": 1e-8}
+    epsilon = {"pmm": 1e-8}
     return [
-        {"params": members, "lr": rates[part], "eps": epsilons[part]}
+        {"params": members, "lr": rates[part], "eps": epsilon.get(part, 1e-6)}
         for part, members in groups.items()
     ]

@@ -3,22 +3,22 @@
 For each cell of the embedding: whether an object's middle is here, and whether the cell is on an
 object. A middle is where a click is answered best, and touching objects have one each; that is the
 key point of CenterNet (Zhou et al. 2019, https://arxiv.org/abs/1904.07850, section 3), on SAM's
-frozen embeddings. A few convolutions on ever coarser grids see how an object lies in the image
-(U-Net, Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597). What an answer to such a click,
-or to the box of such a region, is worth, object_search.py judges by six numbers.
+frozen embeddings, by a network that sees how an object lies in the image (u_net.py). What an
+answer to such a click, or to the box of such a region, is worth, object_search.py judges by six
+numbers.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-_LEVELS = 4  # grids, each half as fine as the one before
+from samtune.u_net import UNet
+
 _RARE = -4.0  # first logits: nearly every cell is none
 FEATURES = 6  # of an answer (object_search.py)
 _FEATURES_BEFORE = 5  # without how well it lies on its region
 
 
-class ObjectMap(nn.Module):
+class ObjectMap(UNet):
     """From an image's embedding to middles and cover, and how an answer is judged.
 
     Args:
@@ -33,13 +33,7 @@ class ObjectMap(nn.Module):
     def __init__(
         self, width: int = 48, channels: int = 256, drop: float = 0.1, *, regions: bool = True
     ) -> None:
-        super().__init__()
-        self.drop = nn.Dropout2d(drop)
-        self.enter = nn.Conv2d(channels, width, 1)
-        self.down = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(_LEVELS))
-        self.up = nn.ModuleList(
-            nn.Conv2d(2 * width, width, 3, padding=1) for _ in range(_LEVELS - 1)
-        )
+        super().__init__(width, channels, drop=drop, finest=3)
         self.leave = nn.Conv2d(width, 2, 1)
         self.judge = nn.Linear(FEATURES if regions else _FEATURES_BEFORE, 1)
         self.register_buffer("boxes", torch.zeros(1) if regions else None)
@@ -66,18 +60,5 @@ class ObjectMap(nn.Module):
         Returns:
             Logits (B, h, w) that an object's middle is in a cell, and that it is on an object.
         """
-        cells = features.permute(0, 2, 3, 1)
-        normed = F.layer_norm(cells, cells.shape[-1:]).permute(0, 3, 1, 2)
-        grid = F.gelu(self.enter(self.drop(normed)))
-        finer = []
-        for number, step in enumerate(self.down):
-            if number:
-                finer.append(grid)
-                grid = F.avg_pool2d(grid, 2, ceil_mode=True)
-            grid = F.gelu(step(grid))
-        for step, own in zip(self.up, reversed(finer), strict=True):
-            rows, columns = own.shape[-2:]
-            wider = F.interpolate(grid, scale_factor=2.0)[..., :rows, :columns]
-            grid = F.gelu(step(torch.cat([wider, own], dim=1)))
-        middles, cover = self.leave(grid).unbind(dim=1)
+        middles, cover = self.leave(self.look(features)).unbind(dim=1)
         return middles, cover

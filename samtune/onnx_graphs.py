@@ -2,8 +2,8 @@
 
 The encoder takes an image as it is: RGB numbers from 0 to 255, scaled so that the long side is
 the model's input size; normalising and padding are part of the graph, as AnyLabeling wants it. The
-decoder is prompt encoder, PLM, mask decoder and the mixture of the masks, behind the signature of
-segment-anything's own export (`SamOnnxModel`, https://arxiv.org/abs/2304.02643).
+decoder is prompt encoder, PLM and dense prompt, mask decoder and the mixture of the masks, behind
+the signature of segment-anything's own export (`SamOnnxModel`, https://arxiv.org/abs/2304.02643).
 
 A tracer records what happens to tensors. So there is none of two_way.py's own autograd here but
 segment-anything's forward over the same weights, and nothing may depend on how many points the
@@ -81,6 +81,7 @@ class DecoderGraph(nn.Module):
         learned = None if adapter is None else adapter.learned
         assert learned is None or isinstance(learned, PromptLearning), "export refuses the others"
         self.selector = None if learned is None else learned.selector
+        self.dense_prompt = None if learned is None else learned.dense_prompt
         self.plm = None if learned is None else copy.deepcopy(learned.plm)
         if self.plm is not None:
             self.plm.self_attention = _SelfAttention(self.plm.self_attention)  # type: ignore[assignment]
@@ -115,6 +116,8 @@ class DecoderGraph(nn.Module):
         if self.plm is not None:
             prompt = self.plm(prompt, image_embeddings, self.image_pe)
         cells = image_embeddings + self._embed_mask(mask_input, has_mask_input)
+        if self.dense_prompt is not None:
+            cells = cells + self.dense_prompt(image_embeddings)
         given = (point_labels >= 0).sum()
         low_res_masks, iou_predictions = self._decode(prompt, cells, given)
         masks = self._to_original_size(low_res_masks, orig_im_size)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from samtune.learner import EncodedImages
-from samtune.plm import PromptLearningModule
 from samtune.presence import PresenceHead
+from samtune.prompt_learning import PromptLearning, attend_moved
 from samtune.sam import Sam
 from samtune.supervision import Supervision
 from samtune.trials import Split
@@ -25,17 +25,17 @@ _CLICKS = 2  # of each kind for each of them
 
 def fit_presence(
     sam: Sam,
-    plm: PromptLearningModule | None,
+    learned: PromptLearning,
     images: EncodedImages,
     split: Split,
-    trials: Sequence[tuple[PromptLearningModule | None, Split]],
+    trials: Sequence[tuple[PromptLearning, Split]],
     seed: int,
 ) -> PresenceHead | None:
     """Learn from the training objects, and calibrate on the held-out ones.
 
     Args:
         sam: the frozen model.
-        plm: the trained module, if there is one.
+        learned: the trained modules.
         images: the embeddings of all images that objects are in.
         split: what the adapter was trained on, and what was held out.
         trials: modules of trainings that took turns, and what each was trained on, where nothing
@@ -46,13 +46,13 @@ def fit_presence(
         The head; None where objects fill all their images, so that nothing is beside them.
     """
     clicks = _Clicks(sam, images, np.random.default_rng([seed, 4]))
-    head = clicks.learn(plm, split.objects)
+    head = clicks.learn(learned, split.objects)
     if head is None:
         return None
-    judged = [clicks.judge(head, plm, split.held_out)]
-    for module, trial in trials:
-        of_trial = clicks.learn(module, trial.objects)
-        judged.append(None if of_trial is None else clicks.judge(of_trial, module, trial.held_out))
+    judged = [clicks.judge(head, learned, split.held_out)]
+    for modules, trial in trials:
+        of_trial = clicks.learn(modules, trial.objects)
+        judged.append(None if of_trial is None else clicks.judge(of_trial, modules, trial.held_out))
     known = [kinds for kinds in judged if kinds is not None]
     if known:
         head.calibrate(*(torch.cat(kind) for kind in zip(*known, strict=True)))
@@ -60,29 +60,27 @@ def fit_presence(
 
 
 class _Clicks:
-    """Clicks on objects and beside them, drawn one after another, as a PLM answers them."""
+    """Clicks on objects and beside them, drawn one after another, as an adapter answers them."""
 
     def __init__(self, sam: Sam, images: EncodedImages, rng: np.random.Generator) -> None:
         self.sam, self.images, self.rng = sam, images, rng
 
-    def learn(
-        self, plm: PromptLearningModule | None, objects: list[Supervision]
-    ) -> PresenceHead | None:
+    def learn(self, learned: PromptLearning, objects: list[Supervision]) -> PresenceHead | None:
         """A head that tells them apart; None where there are none of a kind."""
-        tokens = self._tokens(plm, _evenly(objects, _OBJECTS))
+        tokens = self._tokens(learned, _evenly(objects, _OBJECTS))
         return None if tokens is None else PresenceHead.fit(*tokens)
 
     def judge(
-        self, head: PresenceHead, plm: PromptLearningModule | None, objects: list[Supervision]
+        self, head: PresenceHead, learned: PromptLearning, objects: list[Supervision]
     ) -> tuple[Tensor, Tensor] | None:
         """A head's logits for clicks on objects, and beside them."""
-        tokens = self._tokens(plm, _evenly(objects, _HELD_OUT))
+        tokens = self._tokens(learned, _evenly(objects, _HELD_OUT))
         with torch.no_grad():
             return None if tokens is None else (head(tokens[0]), head(tokens[1]))
 
     @torch.inference_mode()
     def _tokens(
-        self, plm: PromptLearningModule | None, objects: list[Supervision]
+        self, learned: PromptLearning, objects: list[Supervision]
     ) -> tuple[Tensor, Tensor] | None:
         """Tokens of clicks on the objects, and of clicks beside all objects of their images."""
         sam = self.sam
@@ -95,9 +93,8 @@ class _Clicks:
             labels = torch.ones(len(points), 1, dtype=torch.int64, device=sam.device)
             features = self.images.batch([one.image_index])
             prompts = sam.encode_points(points, labels)
-            if plm is not None:
-                prompts = plm(prompts, features, sam.image_pe)
-            tokens, _ = sam.decoder.attend(features, sam.image_pe, prompts, sam.no_mask)
+            moving = learned.plm, learned.dense_prompt
+            tokens, _ = attend_moved(sam, *moving, prompts, features)
             found.append(tokens)
         if not found:
             return None

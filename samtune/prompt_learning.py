@@ -1,18 +1,20 @@
 """The method "plm": the Prompt Learning Module moves the prompt's tokens, a selector mixes.
 
-Where few masks say that moving them does harm, the selector is all there is (trials.py).
+Beside the tokens, the sparse prompt, a dense one is learned (dense_prompt.py). Where few masks say
+that moving either does harm, the selector is all there is (trials.py).
 
-Kim et al. 2024 (https://arxiv.org/abs/2403.09199): the modules are in plm.py, selector.py and, for
-contours, contour_refiner.py. They are trained by training.py.
+Kim et al. 2024 (https://arxiv.org/abs/2403.09199): the modules are in plm.py, dense_prompt.py,
+selector.py and, for contours, contour_refiner.py. They are trained by training.py.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from samtune.contour_refiner import ContourRefiner
+from samtune.dense_prompt import DensePrompt
 from samtune.method import Method
 from samtune.object_map import ObjectMap
 from samtune.object_search import ObjectSearch
@@ -23,8 +25,35 @@ from samtune.sam import Embedding, Sam
 from samtune.selector import OutputSelector
 
 
+def attend_moved(
+    sam: Sam,
+    plm: nn.Module | None,
+    dense_prompt: nn.Module | None,
+    sparse_prompt_embeddings: Tensor,
+    image_embeddings: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What the decoder makes of prompts as they were learned to be moved, for training.
+
+    Args:
+        sam: the frozen model.
+        plm: moves the tokens, if there is one.
+        dense_prompt: adds to the images' cells, if there is one.
+        sparse_prompt_embeddings: (B, P, C) prompt tokens.
+        image_embeddings: (I, C, h, w); B is a multiple of I, the prompts of one image in a row.
+
+    Returns:
+        (B, T, C) tokens and (B, N, C) cells, as `FrozenDecoder.attend`.
+    """
+    tokens, dense = sparse_prompt_embeddings, sam.no_mask
+    if plm is not None:
+        tokens = plm(tokens, image_embeddings, sam.image_pe)
+    if dense_prompt is not None:
+        dense = dense + dense_prompt(image_embeddings)
+    return sam.decoder.attend(image_embeddings, sam.image_pe, tokens, dense)
+
+
 class PromptLearning(Method):
-    """Mixture of the masks; Prompt Learning Module, refiner and object map if there are any."""
+    """Mixture of the masks; what moves prompts, refiner and object map if there are any."""
 
     exports: ClassVar[bool] = True
 
@@ -35,9 +64,11 @@ class PromptLearning(Method):
         refiner: ContourRefiner | None = None,
         presence: PresenceHead | None = None,
         object_map: ObjectMap | None = None,
+        dense_prompt: DensePrompt | None = None,
     ) -> None:
         super().__init__()
         self.plm = plm
+        self.dense_prompt = dense_prompt
         self.selector = selector
         self.refiner = refiner
         self.presence = presence
@@ -60,13 +91,14 @@ class PromptLearning(Method):
             ContourRefiner() if refines else None,
             PresenceHead() if judges else None,
             ObjectMap(regions="object_map.boxes" in names) if maps else None,
+            DensePrompt() if moves and settings.get("dense_prompt") else None,
         )
 
     def attend(
         self, sam: Sam, embedding: Embedding, prompts: Sequence[Prompt]
     ) -> tuple[Tensor, Tensor]:
-        """As Method's: the prompt's tokens are moved."""
-        image = sam.image_cells(embedding)
+        """As Method's: the prompt's tokens are moved, and the image's cells."""
+        image = sam.image_cells(embedding, self.dense_prompt)
         tokens = sam.encode_prompts(list(prompts), embedding.original_size)
         if self.plm is not None:
             tokens = self.plm.adapt(tokens, *image.normed)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from samtune.config import FitConfig
 from samtune.curves import Curves, Start
+from samtune.dense_prompt import DensePrompt
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
 from samtune.processes import ALONE, Processes
@@ -343,10 +344,14 @@ class TrainingRun(Run[Learner]):
         """The modules that answer prompts, with the kept weights; the PMM only helped training."""
         modules = self.learner.average
         modules.load_state_dict(self.best)
-        selector, plm = modules["selector"], modules["plm"] if "plm" in modules else None
-        assert plm is None or isinstance(plm, PromptLearningModule)
+        selector, plm, dense_prompt = (
+            modules[name] if name in modules else None
+            for name in ("selector", "plm", "dense_prompt")
+        )
         assert isinstance(selector, OutputSelector)
-        return PromptLearning(plm, selector)
+        assert plm is None or isinstance(plm, PromptLearningModule)
+        assert dense_prompt is None or isinstance(dense_prompt, DensePrompt)
+        return PromptLearning(plm, selector, dense_prompt=dense_prompt)
 
     def state(self) -> dict[str, Any]:
         """As Run's."""

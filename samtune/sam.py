@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from samtune.decoder import FrozenDecoder
+from samtune.dense_prompt import DensePrompt
 from samtune.errors import CheckpointError
 from samtune.image_cells import ImageCells
 from samtune.prompts import Prompt
@@ -125,7 +126,7 @@ class Sam(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder: Any = prompt_encoder
         self.decoder = FrozenDecoder(mask_decoder)
-        self._last_cells: tuple[tuple[Embedding, ImageCells], ...] = ()
+        self._last_cells: tuple[tuple[Embedding, DensePrompt | None, ImageCells], ...] = ()
         self.requires_grad_(False).eval()
 
     @property
@@ -195,22 +196,29 @@ class Sam(nn.Module):
         return Embedding(features, size, input_size(size, self.image_size))
 
     @torch.inference_mode()
-    def image_cells(self, embedding: Embedding) -> ImageCells:
+    def image_cells(
+        self, embedding: Embedding, dense_prompt: DensePrompt | None = None
+    ) -> ImageCells:
         """What the decoder and the PLM need of an image, kept until the next image is asked for.
 
-        Of an image and its mirror image both are kept.
+        Of an image and its mirror image both are kept, and of those with each dense prompt.
+
+        Args:
+            embedding: the encoded image.
+            dense_prompt: what was learned to add to its cells, if anything.
         """
-        for known, cells in self._last_cells:
-            if known is embedding:
+        for known, learned, cells in self._last_cells:
+            if known is embedding and learned is dense_prompt:
                 return cells
         features = embedding.features[None].to(self.device, torch.float32)
-        cells = self.decoder.prepare(features, self.image_pe, self.no_mask)
-        other_side = (
-            pair
-            for pair in self._last_cells
-            if pair[0] is embedding.mirror or pair[0].mirror is embedding
+        dense = self.no_mask if dense_prompt is None else self.no_mask + dense_prompt(features)
+        cells = self.decoder.prepare(features, self.image_pe, dense)
+        same_image = (
+            entry
+            for entry in self._last_cells
+            if embedding in (entry[0], entry[0].mirror) or entry[0] is embedding.mirror
         )
-        self._last_cells = (*other_side, (embedding, cells))
+        self._last_cells = (*same_image, (embedding, dense_prompt, cells))
         return cells
 
     def encode_points(

@@ -164,8 +164,8 @@ def fit(
     run.train(on_progress, save_state)
     learned = run.best_modules()
     trials = run.trial_modules() if isinstance(run, Trials) and turns else []
-    tried = [(trial.plm, turn) for trial, turn in zip(trials, turns, strict=True)]
-    learned.presence = fit_presence(sam, learned.plm, images, split, tried, config.seed)
+    tried = [*zip(trials, turns, strict=True)]
+    learned.presence = fit_presence(sam, learned, images, split, tried, config.seed)
     if config.refiner:
         refiners = fit_refiners(
             sam,

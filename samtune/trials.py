@@ -274,7 +274,8 @@ class Trials:
         return trials + (self.everything is not None)
 
     def _modules(self, weights: Weights) -> PromptLearning:
-        modules = PromptLearning.blank({"first_offset": self.first_offset}, weights.keys())
+        settings = {**asdict(self.config), "first_offset": self.first_offset}
+        modules = PromptLearning.blank(settings, weights.keys())
         # The PMM only helped training.
         modules.load_state_dict({k: v for k, v in weights.items() if not k.startswith("pmm.")})
         return modules.to(self.sam.device).requires_grad_(False).eval()

@@ -13,10 +13,11 @@ so that a layer costs 4 · N · (heads · T) · 256 multiply-accumulates instead
 6 · N · 128 · 256 plus the attention itself. Prompts of one image share its cells through the
 first layer.
 
-Backward, only the tokens need a gradient. What is done to tokens is left to autograd; what is
-done to cells is written out, because each use of the cells adds a product of two thin matrices
-to their gradient, Σ_k a_kn b_k: put side by side, all uses of a layer's cells are one matrix
-product onto the gradient that came from above, and none makes a gradient of all cells of its own.
+Backward, the tokens need a gradient, and the cells where a dense prompt is learned. What is done
+to tokens is left to autograd; what is done to cells is written out, because each use of the cells
+adds a product of two thin matrices to their gradient, Σ_k a_kn b_k: put side by side, all uses of
+a layer's cells are one matrix product onto the gradient that came from above, and none makes a
+gradient of all cells of its own.
 """
 
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def two_way(
 
     Args:
         transformer: segment-anything's TwoWayTransformer, frozen.
-        prompt: (B, T, C) tokens; the only ones that a gradient reaches.
+        prompt: (B, T, C) tokens.
         cells: (I, N, C), B a multiple of I, the prompts of one image in a row.
         cells_pe: (1, N, C) positional encoding.
         guidance: towards a target; for inference only.
@@ -174,9 +175,9 @@ class _Layer:
         return scores.view(len(scores), self.heads, -1, scores.shape[-1])
 
     def backward(
-        self, d_tokens: Tensor, d_moved: Tensor, *, first: bool
+        self, d_tokens: Tensor, d_moved: Tensor, *, to_cells: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gradients of the layer's tokens, prompt and (unless it is the first) cells."""
+        """Gradients of the layer's tokens, prompt and, where they are wanted, cells."""
         images, count, _ = self.cells.shape
         (d_cells,) = self.norm.backward(d_moved)
         d_given = self.shares @ d_cells
@@ -189,10 +190,14 @@ class _Layer:
         )
         d_weights, d_queries = gather_backward(d_mixed, self.weights, self.cells, self.cells_pe)
         d_tokens, more = self.ask.backward(d_held, d_queries)
-        if first:
+        if not to_cells:
             return d_tokens, d_prompt + more, None
-        thin = torch.cat([d_scores, d_weights, self.weights], dim=1)
-        vectors = torch.cat([self.folded, self.queries, d_mixed], dim=1)
+        if images < len(d_cells):  # in the first layer, where all prompts pull on their image's
+            d_cells = d_cells.view(images, -1, *d_cells.shape[1:]).sum(dim=1)
+        width = d_cells.shape[-1]
+        rows = d_scores.reshape(images, -1, count), d_weights, self.weights
+        columns = (one.reshape(images, -1, width) for one in (self.folded, self.queries, d_mixed))
+        thin, vectors = torch.cat(rows, dim=1), torch.cat([*columns], dim=1)
         return d_tokens, d_prompt + more, d_cells.baddbmm_(thin.transpose(1, 2), vectors)
 
 
@@ -233,7 +238,8 @@ class _Attend(torch.autograd.Function):
         transformer: Any,
         guidance: Guidance,
     ) -> tuple[Tensor, Tensor]:
-        keep, guide, target = prompt.requires_grad, guidance.attention, guidance.target
+        keep = prompt.requires_grad or cells.requires_grad
+        guide, target = guidance.attention, guidance.target
         if keep and not (guide is None and target is None):
             raise ValueError("guidance has no backward: it is for inference")
         if target is not None:
@@ -276,7 +282,9 @@ class _Attend(torch.autograd.Function):
         d_cells = torch.baddbmm(
             d_cells, thin.transpose(1, 2), torch.cat([ask.outputs[0], d_mixed], dim=1)
         )
+        wanted = ctx.needs_input_grad[1]
         for number, layer in reversed(list(enumerate(ctx.layers))):
-            d_tokens, more, d_cells = layer.backward(d_tokens, d_cells, first=number == 0)
+            to_cells = number > 0 or wanted
+            d_tokens, more, d_cells = layer.backward(d_tokens, d_cells, to_cells=to_cells)
             d_prompt = d_prompt + more
-        return d_tokens + d_prompt, None, None, None, None
+        return d_tokens + d_prompt, d_cells, None, None, None

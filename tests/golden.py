@@ -1,7 +1,8 @@
 """Adapters of every format version that was released, and what they answered then.
 
-`python tests/golden.py` (with PYTHONPATH at the project's root) writes tests/golden/ anew: only
-for a new format version, beside the files of the older ones, which stay as they are for ever. The
+`python tests/golden.py` (with PYTHONPATH at the project's root) writes what tests/golden/ lacks: of
+a new format version, or of something new that an adapter may hold. Files that are there stay as
+they are for ever. The
 model they belong to is made of numbers that no library draws: numpy promises that a bit
 generator's raw numbers never change (NEP 19), and torch's generator is not asked.
 """
@@ -19,6 +20,7 @@ from torch import nn
 from samtune.adapter import FORMAT_VERSION, METHODS, Adapter, AdapterInfo, Base
 from samtune.config import FitConfig
 from samtune.contour_refiner import ContourRefiner
+from samtune.dense_prompt import DensePrompt
 from samtune.finding import can_find, find_objects
 from samtune.object_map import ObjectMap
 from samtune.persam import Persam, PersamF
@@ -34,6 +36,7 @@ from samtune.targets import Direction
 from samtune.vrp import VisualReferencePrompts
 
 FOLDER = Path(__file__).with_name("golden")
+ADAPTERS = {**{method: method for method in METHODS}, "plm-dense": "plm"}  # and their methods
 SIZE = (90, 120)  # (H, W) of the image
 PROMPTS = {
     "point": Prompt.of(points=[(40, 50)]),
@@ -83,8 +86,15 @@ def golden_sam() -> Sam:
     return sam
 
 
-def learned(method: str, sam: Sam) -> nn.Module:
-    """What an adapter of a method holds: for plm few numbers of its matrices are not 0."""
+def learned(name: str, sam: Sam) -> nn.Module:
+    """What an adapter holds: for plm few numbers of its matrices are not 0."""
+    method = ADAPTERS[name]
+    if name == "plm-dense":
+        modules = PromptLearningModule(), OutputSelector(), DensePrompt()
+        plm, selector, dense_prompt = (
+            fill(module, 50_000 + number * 100, 1 / 256) for number, module in enumerate(modules)
+        )
+        return PromptLearning(plm, selector, dense_prompt=dense_prompt).eval()
     if method == "plm":
         parts = PromptLearningModule(), OutputSelector(), ContourRefiner(), PresenceHead()
         plm, selector, refiner, head, object_map = (
@@ -107,19 +117,22 @@ def learned(method: str, sam: Sam) -> nn.Module:
     return PersamF(target, *directions, weights, ()).requires_grad_(False).eval()
 
 
-def write_adapter(method: str, sam: Sam) -> bytes:
-    settings = {"plm": vars(FitConfig()), "vrp": {"queries": 8}}.get(method, {"seed": 0})
+def write_adapter(name: str, sam: Sam) -> bytes:
+    method = ADAPTERS[name]
+    dense = name == "plm-dense"
+    plm = vars(FitConfig(dense_prompt=dense))
+    settings = {"plm": plm, "vrp": {"queries": 8}}.get(method, {"seed": 0})
     info = AdapterInfo(
         method,
         Base.of(sam, "golden"),
         settings=settings,
         data={"train_images": 6, "train_objects": 7, "val_images": 2, "val_objects": 3},
         scores={"base_iou": 0.5, "adapter_iou": 0.75},
-        refine_helps=method == "plm",
-        proposes=method == "plm",
+        refine_helps=name == "plm",
+        proposes=name == "plm",
     )
     path = FOLDER / "temporary.safetensors"
-    Adapter(info, learned(method, sam)).save(path)
+    Adapter(info, learned(name, sam)).save(path)
     content = path.read_bytes()
     path.unlink()
     return content
@@ -146,27 +159,29 @@ def answers(adapter: Adapter, sam: Sam) -> dict[str, np.ndarray]:
     return found
 
 
-def adapter_file(method: str, version: int) -> Path:
-    return FOLDER / f"{method}.v{version}.safetensors.gz"
+def adapter_file(name: str, version: int) -> Path:
+    return FOLDER / f"{name}.v{version}.safetensors.gz"
 
 
-def answer_file(method: str, version: int) -> Path:
-    return FOLDER / f"{method}.v{version}.answers.npz"
+def answer_file(name: str, version: int) -> Path:
+    return FOLDER / f"{name}.v{version}.answers.npz"
 
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     sam = golden_sam()
-    for method in METHODS:
-        content = write_adapter(method, sam)
-        adapter_file(method, FORMAT_VERSION).write_bytes(gzip.compress(content, mtime=0))
+    for name in ADAPTERS:
+        if adapter_file(name, FORMAT_VERSION).is_file():
+            continue
+        content = write_adapter(name, sam)
+        adapter_file(name, FORMAT_VERSION).write_bytes(gzip.compress(content, mtime=0))
         path = FOLDER / "temporary.safetensors"
         path.write_bytes(content)
         told = answers(Adapter.load(path, sam), sam)
         path.unlink()
         file = io.BytesIO()
         np.savez_compressed(file, **told)
-        answer_file(method, FORMAT_VERSION).write_bytes(file.getvalue())
+        answer_file(name, FORMAT_VERSION).write_bytes(file.getvalue())
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def path(adapter, tmp_path):
 
 def modules(adapter):
     learned = adapter.learned
-    return {"plm": learned.plm, "selector": learned.selector, "refiner": learned.refiner}
+    parts = "plm", "dense_prompt", "selector", "refiner"
+    return {part: getattr(learned, part) for part in parts}
 
 
 def read(path):
@@ -92,14 +93,15 @@ def test_an_adapter_tells_about_itself_without_a_model(adapter, path):
 
 def test_its_parameters_are_those_that_segmenting_uses(adapter):
     assert (
-        adapter.learned.parameters_in_use() == 1_578_752 + 2_052
-    )  # the PLM and the selector, not the PMM
+        adapter.learned.parameters_in_use() == 1_578_752 + 177_280 + 2_052
+    )  # the PLM, the dense prompt and the selector, not the refiner
 
 
 def test_the_file_is_readable_as_json_beside_tensors(path):
     # What other tools see: one prefix a module, and text that explains itself.
     tensors, description = read(path)
-    assert {name.split(".")[0] for name in tensors} == {"plm", "selector", "refiner"}
+    parts = {"plm", "dense_prompt", "selector", "refiner"}
+    assert {name.split(".")[0] for name in tensors} == parts
     assert description["format_version"] == 1
     assert description["base"]["checkpoint"] == "tiny.safetensors"
 

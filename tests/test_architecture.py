@@ -43,6 +43,8 @@ READING_ORDER = [
     "decoder",
     "specks",
     "upscaling",
+    "u_net",
+    "dense_prompt",
     "sam",
     "embeddings",
     "check",

@@ -147,31 +147,43 @@ def test_each_prompt_gets_the_outputs_it_asks_for_in_their_order(upstream_decode
     assert_same(decoded, (logits[rows, outputs], iou_predictions[rows, outputs], features))
 
 
+@pytest.mark.parametrize("learned", ["sparse", "dense", "both"])
 @pytest.mark.parametrize(("images", "each"), [(1, 1), (1, 3), (2, 2)])
-def test_gradients_reach_the_prompt_tokens_as_upstream(upstream_decoder, draw, images, each):
+def test_gradients_reach_both_kinds_of_prompt_as_upstream(
+    upstream_decoder, draw, images, each, learned
+):
     embeddings, pe = draw(images, CHANNELS, HEIGHT, WIDTH), draw(1, CHANNELS, HEIGHT, WIDTH)
     count = images * each
-    no_mask, sparse = draw(1, CHANNELS, 1, 1), draw(count, 2, CHANNELS).requires_grad_()
+    prompts = {
+        "sparse": draw(count, 2, CHANNELS),
+        "dense": draw(images, CHANNELS, HEIGHT, WIDTH),  # one of each image
+    }
+    wanted = [one.requires_grad_() for name, one in prompts.items() if learned in (name, "both")]
+    sparse, dense = prompts.values()
     # Any function of all three results: each of them carries gradients in a training step.
     sizes = (4, 4 * HEIGHT, 4 * WIDTH), (4,), (HEIGHT * WIDTH, CHANNELS)
     pulls = [draw(count, *size) for size in sizes]
 
-    def gradient(results):
+    def gradients(results):
         total = sum((one * pull).mean() for one, pull in zip(results, pulls, strict=True))
-        return torch.autograd.grad(total, sparse)[0]
+        return torch.autograd.grad(total, wanted)
 
-    decoded = decode(FrozenDecoder(upstream_decoder), embeddings, pe, sparse, no_mask)
-    found = gradient((decoded.low_res_logits, decoded.iou_predictions, decoded.image_features))
-    dense = no_mask.expand(each, -1, HEIGHT, WIDTH)
+    decoded = decode(FrozenDecoder(upstream_decoder), embeddings, pe, sparse, dense)
+    found = gradients((decoded.low_res_logits, decoded.iou_predictions, decoded.image_features))
     alone = [
         predict_masks(
-            upstream_decoder, embeddings[i : i + 1], pe, sparse[i * each : (i + 1) * each], dense
+            upstream_decoder,
+            embeddings[i : i + 1],
+            pe,
+            sparse[i * each : (i + 1) * each],
+            dense[i : i + 1].expand(each, -1, -1, -1),
         )
         for i in range(images)
     ]
-    expected = gradient([torch.cat(parts) for parts in zip(*alone, strict=True)])
-    assert expected.abs().max() > 0
-    assert difference(found, expected) <= 1e-3
+    expected = gradients([torch.cat(parts) for parts in zip(*alone, strict=True)])
+    for mine, theirs in zip(found, expected, strict=True):
+        assert theirs.abs().max() > 0
+        assert difference(mine, theirs) <= 1e-3
 
 
 @pytest.mark.parametrize("result", ["tokens", "cells"])

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from golden import FOLDER, adapter_file, answer_file, answers, golden_sam
+from golden import ADAPTERS, FOLDER, adapter_file, answer_file, answers, golden_sam
 
 from samtune.adapter import FORMAT_VERSION, METHODS, Adapter, read_info
 
@@ -23,47 +23,49 @@ def sam():
 
 @pytest.fixture
 def golden_adapter(tmp_path):
-    def unpack(method, version):
-        path = tmp_path / f"{method}.safetensors"
-        path.write_bytes(gzip.decompress(adapter_file(method, version).read_bytes()))
+    def unpack(name, version):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(gzip.decompress(adapter_file(name, version).read_bytes()))
         return path
 
     return unpack
 
 
 def test_every_method_has_a_golden_adapter_of_the_format_that_is_written_now():
-    assert {method for method, version in RELEASED if version == FORMAT_VERSION} == set(METHODS)
+    names = {name for name, version in RELEASED if version == FORMAT_VERSION}
+    assert names == set(ADAPTERS)
+    assert set(ADAPTERS.values()) == set(METHODS)
 
 
-@pytest.mark.parametrize(("method", "version"), RELEASED)
-def test_golden_adapters_answer_as_they_did(method, version, sam, golden_adapter):
-    path = golden_adapter(method, version)
-    assert read_info(path).method == method
+@pytest.mark.parametrize(("name", "version"), RELEASED)
+def test_golden_adapters_answer_as_they_did(name, version, sam, golden_adapter):
+    path = golden_adapter(name, version)
+    assert read_info(path).method == ADAPTERS[name]
     found = answers(Adapter.load(path, sam), sam)  # which compares the model's fingerprint
-    with np.load(answer_file(method, version)) as expected:
+    with np.load(answer_file(name, version)) as expected:
         assert set(found) == set(expected)
         assert len(found) >= 9
-        for name in expected:
-            if name.endswith("mask"):
-                differing = np.unpackbits(found[name] ^ expected[name]).sum()
-                assert differing <= 1, name  # a pixel whose logit is 0 but for rounding
+        for key in expected:
+            if key.endswith("mask"):
+                differing = np.unpackbits(found[key] ^ expected[key]).sum()
+                assert differing <= 1, key  # a pixel whose logit is 0 but for rounding
             else:  # logits, scores, and contours in pixels
-                np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-4)
+                np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("method", "version"), RELEASED)
-def test_golden_answers_tell_methods_and_prompts_apart(method, version):
+@pytest.mark.parametrize(("name", "version"), RELEASED)
+def test_golden_answers_tell_methods_and_prompts_apart(name, version):
     """An answer that came out whatever the adapter holds would hold nothing."""
-    with np.load(answer_file(method, version)) as answers:
-        logits = {name: answers[name] for name in answers if name.endswith("logits")}
-        pixels = [np.unpackbits(answers[name]).sum() for name in answers if name.endswith("mask")]
+    with np.load(answer_file(name, version)) as answers:
+        logits = {key: answers[key] for key in answers if key.endswith("logits")}
+        pixels = [np.unpackbits(answers[key]).sum() for key in answers if key.endswith("mask")]
     assert 0 < min(pixels) <= max(pixels) < 90 * 120
     for other, _ in RELEASED:
-        if other != method:
+        if other != name:
             with np.load(answer_file(other, version)) as others:
-                alike = [np.abs(others[name] - logits[name]).max() for name in PROMPTED]
+                alike = [np.abs(others[key] - logits[key]).max() for key in PROMPTED]
             assert min(alike) > 0.1
-    first, *rest = (logits[name] for name in PROMPTED)
+    first, *rest = (logits[key] for key in PROMPTED)
     assert min(np.abs(first - one).max() for one in rest) > 0.1
 
 

@@ -1,5 +1,7 @@
 """A training step is the plain one, only with less work."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -50,15 +52,22 @@ def start_from(plain_plm, plm):
     return plain_plm
 
 
+@pytest.mark.parametrize("dense", [False, True])
 def test_with_all_cells_the_loss_curve_is_that_of_the_plain_loop(
-    plain_loop, tiny_sam, images, objects
+    plain_loop, tiny_sam, images, objects, dense
 ):
     still = {"pmm": False, "selector_rate": 0.0}  # the plain loop has neither
-    config = FitConfig(cells=64, batch_size=1, warmup_objects=10, **still)
+    config = FitConfig(cells=64, batch_size=1, warmup_objects=10, dense_prompt=dense, **still)
     learner = Learner(tiny_sam, config, images, objects, total=50, first_offset=1.0)
     plm = start_from(plain_loop.PlainPLM(), learner.learned["plm"])
-    modules = tiny_sam.prompt_encoder, tiny_sam.decoder.layers
-    plain = plain_loop.PlainLoop(*modules, plm, temperature=config.output_temperature)
+    plain = plain_loop.PlainLoop(
+        tiny_sam.prompt_encoder,
+        tiny_sam.decoder.layers,
+        plm,
+        copy.deepcopy(learner.learned["dense_prompt"]) if dense else None,
+        config.dense_rate / config.learning_rate,
+        config.output_temperature,
+    )
     expected = []
     for _ in range(learner.steps):
         rng = np.random.default_rng([config.seed, 2, learner.step])

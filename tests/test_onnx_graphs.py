@@ -80,11 +80,11 @@ def test_a_mask_input_counts_if_the_flag_says_so_as_in_upstream(tiny_sam, adapte
             boxes=None,
             masks=inputs["mask_input"],
         )
-        tokens = adapter.learned.plm(sparse, inputs["image_embeddings"], tiny_sam.image_pe)
+        features = inputs["image_embeddings"]
+        tokens = adapter.learned.plm(sparse, features, tiny_sam.image_pe)
+        dense = dense + adapter.learned.dense_prompt(features)
         decoder = tiny_sam.decoder.layers  # segment-anything's MaskDecoder
-        logits, _ = decoder.predict_masks(
-            inputs["image_embeddings"], tiny_sam.image_pe, tokens, dense
-        )
+        logits, _ = decoder.predict_masks(features, tiny_sam.image_pe, tokens, dense)
         without = graph(**{**inputs, "mask_input": torch.zeros_like(inputs["mask_input"])})[2]
     assert torch.equal(ignored, without)
     assert difference(used, ignored) > 0.01

@@ -52,10 +52,14 @@ def adapter(tiny_sam):
 
 def decode(sam, embedding, prompt, adapter=None):
     """All four masks of one prompt at the image's size, and what the decoder says of them."""
-    tokens = sam.encode_prompts([prompt], embedding.original_size)
+    tokens, features = (
+        sam.encode_prompts([prompt], embedding.original_size),
+        embedding.features[None],
+    )
     if adapter is not None:
-        tokens = adapter.learned.plm(tokens, embedding.features[None], sam.image_pe)
-    decoded = decode_prompts(sam, embedding.features[None], tokens)
+        tokens = adapter.learned.plm(tokens, features, sam.image_pe)
+        features = features + adapter.learned.dense_prompt(features)
+    decoded = decode_prompts(sam, features, tokens)
     logits = postprocess_masks(decoded.low_res_logits, sam.image_size, embedding.input_size, SIZE)
     return (logits[0] > 0).numpy(), decoded
 
@@ -222,6 +226,7 @@ def test_masks_that_are_estimated_to_be_as_good_are_mixed(tiny_sam, embedding):
     adapter = build_adapter(tiny_sam)
     for parameter in (
         *adapter.learned.plm.final_norm.parameters(),
+        *adapter.learned.dense_prompt.leave.parameters(),
         *adapter.learned.selector.parameters(),
     ):
         parameter.zero_()
@@ -408,3 +413,13 @@ def test_what_both_sides_need_of_an_image_is_computed_once_and_not_kept_for_the_
     assert all(one is other for one, other in zip(first, again, strict=True))
     tiny_sam.image_cells(plain)  # another embedding: as the next image's
     assert tiny_sam.image_cells(both) is not first[0]
+
+
+def test_plain_sam_and_adapters_that_take_turns_on_an_image_prepare_it_once_each(
+    tiny_sam, embedding, adapter
+):
+    learned = None, adapter.learned.dense_prompt, build_adapter(tiny_sam, 1).learned.dense_prompt
+    first = [tiny_sam.image_cells(embedding, one) for one in learned]
+    again = [tiny_sam.image_cells(embedding, one) for one in learned]
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    assert len({id(one) for one in first}) == 3

@@ -116,7 +116,9 @@ def test_without_pmm_nothing_is_refined(run, whole):
 
 def test_training_ends_early_where_looks_bring_no_progress(run):
     # Without learning, every look finds the same: none is better than the first.
-    still = replace(QUICK, learning_rate=0.0, selector_rate=0.0, refiner=False, patience=2)
+    still = replace(
+        QUICK, learning_rate=0.0, dense_rate=0.0, selector_rate=0.0, refiner=False, patience=2
+    )
     result = run(still)
     assert result.curves.stopped == "no progress"
     assert len(result.curves.looks) == 3  # the first, and two without progress
@@ -363,7 +365,14 @@ def test_state_is_there_until_the_caller_has_saved_the_adapter(run, whole, state
 
 @pytest.mark.parametrize("patience", [1, 2])
 def test_what_ended_early_has_ended_for_who_resumes_it_too(run, state, patience):
-    still = replace(QUICK, learning_rate=0.0, selector_rate=0.0, refiner=False, patience=patience)
+    still = replace(
+        QUICK,
+        learning_rate=0.0,
+        dense_rate=0.0,
+        selector_rate=0.0,
+        refiner=False,
+        patience=patience,
+    )
     with pytest.raises(KeyboardInterrupt):
         run(still, state_path=state, on_progress=interrupt("score", 0))
     resumed, undisturbed = run(still, state_path=state, resume=True), run(still)

@@ -6,6 +6,7 @@ from upstream import sharpen
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.contour_refiner import ContourRefiner
+from samtune.dense_prompt import DensePrompt
 from samtune.plm import PromptLearningModule
 from samtune.prompt_learning import PromptLearning
 from samtune.sam import Sam, build_decoder
@@ -44,15 +45,16 @@ def build_adapter(sam: Sam, seed: int = 0, refines: bool = True) -> Adapter:
     info = AdapterInfo(
         method="plm",
         base=Base.of(sam, "tiny.safetensors"),
-        settings={"seed": seed, "learning_rate": 3e-4},
+        settings={"seed": seed, "learning_rate": 3e-4, "dense_prompt": True},
         data={"train_images": 6, "sha256": "0f" * 32},
         scores={"base_iou": 0.125, "adapter_iou": 0.75},
         refine_helps=True,
     )
-    modules = PromptLearningModule(), OutputSelector(), ContourRefiner()
-    plm, selector, refiner = (
+    modules = PromptLearningModule(), OutputSelector(), ContourRefiner(), DensePrompt()
+    plm, selector, refiner, dense_prompt = (
         sharpen(module, seed + number).requires_grad_(False)
         for number, module in enumerate(modules)
     )
-    learned = PromptLearning(plm, selector, refiner if refines else None)
+    refiner = refiner if refines else None
+    learned = PromptLearning(plm, selector, refiner, dense_prompt=dense_prompt)
     return Adapter(info, learned.eval())
