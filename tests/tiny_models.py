@@ -55,6 +55,8 @@ def build_adapter(sam: Sam, seed: int = 0, refines: bool = True) -> Adapter:
         sharpen(module, seed + number).requires_grad_(False)
         for number, module in enumerate(modules)
     )
+    for parameter in dense_prompt.leave.parameters():
+        parameter *= 5e-4  # on real embeddings as large as they are, and not noise in their place
     refiner = refiner if refines else None
     learned = PromptLearning(plm, selector, refiner, dense_prompt=dense_prompt)
     return Adapter(info, learned.eval())
