@@ -84,8 +84,10 @@ class _Clicks:
     ) -> tuple[Tensor, Tensor] | None:
         """Tokens of clicks on the objects, and of clicks beside all objects of their images."""
         sam = self.sam
-        found: list[Tensor] = []
-        for one in objects:
+        both: Tensor | None = (
+            None  # small tensors of their own would keep large gaps of memory apart
+        )
+        for number, one in enumerate(objects):
             clicks = np.concatenate(
                 [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
             )
@@ -95,10 +97,10 @@ class _Clicks:
             prompts = sam.encode_points(points, labels)
             moving = learned.plm, learned.dense_prompt
             tokens, _ = attend_moved(sam, *moving, prompts, features)
-            found.append(tokens)
-        if not found:
+            both = tokens.new_empty(len(objects), *tokens.shape) if both is None else both
+            both[number] = tokens
+        if both is None:
             return None
-        both = torch.stack(found)
         return both[:, :_CLICKS].flatten(0, 1), both[:, _CLICKS:].flatten(0, 1)
 
 
