@@ -45,7 +45,7 @@ class FitConfig:
     few_masks: int = 40  # fewer objects: starts are tried on held-out ones (trials.py)
     fewest_held_out: int = 8  # objects; where `val_fraction` is fewer, trainings take turns
     folds: int = 4  # parts of the images that take turns in being held out
-    few_first_offsets: tuple[float, ...] = (0.0, 0.1, 1.0)  # 0: no PLM
+    few_first_offsets: tuple[float, ...] = (0.0, 0.1, 1.0)  # 0: no PLM, no dense prompt
     mixture_objects: int = 400  # seen in a training without a PLM
     trial_objects: int = 600  # seen at most in a training whose weights are not kept
     few_objects: int = 1000  # seen in the training of few masks whose weights are, at least

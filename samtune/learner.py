@@ -65,8 +65,8 @@ class Learner(Stepwise[nn.ModuleDict]):
         images: the embeddings of all images that objects are in.
         objects: what to learn from.
         total: how many objects all steps together will see.
-        first_offset: weight of the PLM's last norm at the start; 0 is no PLM, but the choice
-            among SAM's own masks alone.
+        first_offset: weight of the PLM's last norm at the start; 0 is no PLM and no dense prompt,
+            but the choice among SAM's own masks alone.
         processes: who shares the objects of each step.
     """
 
