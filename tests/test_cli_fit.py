@@ -163,6 +163,18 @@ def test_without_a_refiner_there_is_no_refined_score(base_iou, toy_dataset):
     assert Adapter.load(Path("toy.safetensors")).learned.refiner is None
 
 
+@pytest.mark.parametrize(("words", "learned"), [([], True), (["--no-dense-prompt"], False)])
+def test_a_dense_prompt_is_learned_unless_it_is_left_out(base_iou, toy_dataset, words, learned):
+    base_iou(0.0)
+    summary = told(run("fit", toy_dataset, *QUICK, "--no-refiner", "--json", *words))
+    assert summary["parameters"] == 1_582_085 + 177_280 * learned
+    dense_prompt = Adapter.load(Path("toy.safetensors")).learned.dense_prompt
+    assert (dense_prompt is not None) == learned
+    if learned:
+        assert dense_prompt.leave.weight.abs().max() > 1e-4  # it began as nought
+    assert read_info(Path("toy.safetensors")).settings["dense_prompt"] == learned
+
+
 def test_an_adapter_that_is_not_better_is_not_written_as_if_it_were(
     base_iou, toy_dataset, workplace
 ):
