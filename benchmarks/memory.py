@@ -25,9 +25,10 @@ from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.checkpoints import resolve
 from samtune.contour_refiner import ContourRefiner
 from samtune.embeddings import EmbeddingCache
+from samtune.input_frame import Embedding
 from samtune.plm import PromptLearningModule
 from samtune.prompt_learning import PromptLearning
-from samtune.sam import Embedding, load_sam
+from samtune.sam import load_sam
 from samtune.selector import OutputSelector
 
 Command = tuple[str, list[str]]  # what it is called in the table, arguments of samtune

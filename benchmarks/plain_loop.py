@@ -112,18 +112,12 @@ class PlainLoop:
         temperature: float = 0.25,
     ) -> None:
         self.prompt_encoder, self.mask_decoder, self.plm = prompt_encoder, mask_decoder, plm
-        self.dense_prompt, self.rates, self.temperature = (
-            dense_prompt,
-            (1.0, dense_rate),
-            temperature,
-        )
-        learned = [module for module in (plm, dense_prompt) if module is not None]
+        self.dense_prompt, self.temperature = dense_prompt, temperature
+        groups = [{"params": list(plm.parameters()), "share": 1.0}]
+        if dense_prompt is not None:
+            groups.append({"params": list(dense_prompt.parameters()), "share": dense_rate})
         # AdamW's epsilon is that of learner.py.
-        self.optimizer = torch.optim.AdamW(
-            [{"params": list(module.parameters())} for module in learned],
-            weight_decay=0.01,
-            eps=1e-6,
-        )
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, eps=1e-6)
 
     def step(
         self,
@@ -144,8 +138,8 @@ class PlainLoop:
             valid: see `mask_loss`.
             learning_rate: AdamW's for the PLM, in this step.
         """
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=False):
-            group["lr"] = rate * learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["share"] * learning_rate
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
         image_pe = self.prompt_encoder.get_dense_pe()
         adapted = self.plm(sparse, image_embedding, image_pe)

@@ -28,10 +28,11 @@ from samtune.checkpoints import resolve
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image, write_mask
+from samtune.input_frame import Embedding
 from samtune.metrics import iou
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt, center_point
-from samtune.sam import Embedding, Sam, load_sam
+from samtune.sam import Sam, load_sam
 
 OBJECTS = 2  # of an image, at most
 

@@ -37,12 +37,13 @@ from samtune.config import FitConfig
 from samtune.dataset import Dataset, load_dataset
 from samtune.dense_prompt import DensePrompt
 from samtune.embeddings import EmbeddingCache
+from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
 from samtune.predictor import Predictor
 from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt, center_point
-from samtune.sam import Embedding, Sam, load_sam
+from samtune.sam import Sam, load_sam
 from samtune.selector import OutputSelector
 from samtune.supervision import Supervision
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.images import is_lossy
+from samtune.input_frame import Embedding, input_size
 from samtune.masks import DatasetObject
-from samtune.sam import Embedding, Sam, input_size
+from samtune.sam import Sam
 
 CELL = 16  # pixels of SAM's input frame on a side of a cell: the least it can tell apart
 _LARGE_PART = 0.2  # of the largest part's area

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from samtune.input_frame import Embedding
     from samtune.masks import DatasetObject
     from samtune.predictor import Predictor
     from samtune.refinement import Move
     from samtune.results import Names, Result
-    from samtune.sam import Embedding
     from samtune.writers import Writer
 
 

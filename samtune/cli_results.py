@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from samtune.finding import Found
     from samtune.following import Follower
+    from samtune.input_frame import Embedding
     from samtune.predictor import Prediction, Predictor
     from samtune.prompts import Prompt
     from samtune.refinement import Move
     from samtune.results import Result
-    from samtune.sam import Embedding
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from samtune.input_frame import Embedding
     from samtune.prompts import Prompt
     from samtune.results import Names, Result
-    from samtune.sam import Embedding
     from samtune.writers import Writer
 
 

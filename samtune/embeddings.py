@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from samtune.checkpoints import cache_folder
 from samtune.errors import OutputError
 from samtune.files import atomic_write
-from samtune.sam import Embedding, Sam, input_size
+from samtune.input_frame import Embedding, input_size
+from samtune.sam import Sam
 
 PREPROCESSING = "1"  # raise it whenever Sam.preprocess changes what the encoder sees
 DEFAULT_LIMIT_GB = 20.0  # about 10,000 images

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
+from samtune.input_frame import Embedding
 from samtune.masks import DatasetObject
 from samtune.metrics import boundary_iou, iou
 from samtune.predictor import AT_ONCE, Prediction, Predictor
 from samtune.prompts import Prompt, center_point, jittered_box, point_pair, random_point
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.turns import Answering, who_answers
 
 RANDOM_SEEDS = 3  # random clicks tried on each object

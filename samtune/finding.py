@@ -17,12 +17,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.input_frame import Embedding
 from samtune.method import Method, Search
 from samtune.parts import connected_parts
 from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
 from samtune.predictor import Prediction, Predictor
 from samtune.prompts import Prompt
-from samtune.sam import Embedding
 
 ACCEPTED = 0.5  # presence from here on is an object
 SAME_SHARE = 0.5  # of the smaller of two masks that lies in the other: then they are one object

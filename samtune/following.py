@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtune.finding import ACCEPTED, Found, filled, find_objects, same
+from samtune.input_frame import Embedding
 from samtune.metrics import iou
 from samtune.predictor import Predictor
 from samtune.prompts import box_around
-from samtune.sam import Embedding
 from samtune.targets import cells_inside
 
 _REACH = 0.5  # of its box's sides: how far around it an object is looked for; a cell at least

@@ -213,10 +213,8 @@ class Learner(Stepwise[nn.ModuleDict]):
         self, learned: nn.ModuleDict | None, tokens: Tensor, features: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The decoder's tokens and cells for prompts, moved by what there is to move them."""
-        moving = nn.ModuleDict() if learned is None else learned
-        plm, dense_prompt = (
-            moving[name] if name in moving else None for name in ("plm", "dense_prompt")
-        )
+        moving = {} if learned is None else dict(learned.items())
+        plm, dense_prompt = moving.get("plm"), moving.get("dense_prompt")
         return attend_moved(self.sam, plm, dense_prompt, tokens, features)
 
     def _score(
@@ -288,8 +286,7 @@ def _parameter_groups(
         "pmm": config.pmm_rate,
     }
     # The PMM's gradients have a median of 1e-7 at first, all others' are above 1e-5.
-    epsilon = {"pmm": 1e-8}
     return [
-        {"params": members, "lr": rates[part], "eps": epsilon.get(part, 1e-6)}
+        {"params": members, "lr": rates[part], "eps": 1e-8 if part == "pmm" else 1e-6}
         for part, members in groups.items()
     ]

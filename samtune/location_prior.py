@@ -10,10 +10,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.input_frame import Embedding
 from samtune.method import Answer
 from samtune.open_cells import OpenCells
 from samtune.prompts import Prompt
-from samtune.sam import Embedding
 from samtune.targets import covered_share, point_in_cell
 
 # Presence is a logistic regression on how much an answer's cells are like the object, fitted to

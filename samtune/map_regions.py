@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.input_frame import Embedding
 from samtune.prompts import Box
-from samtune.sam import Embedding
 
 _FINER = 4  # places on a cell's side where the map is read, for a box finer than its cells
 _ON = 0.5  # share of a place from which on it is in a box

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samtune.contour_refiner import ContourRefiner
+from samtune.input_frame import Embedding
 from samtune.prompts import Prompt
 from samtune.reference_cells import Marked
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.selector import mixture
 
 

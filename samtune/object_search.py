@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from samtune.input_frame import Embedding
 from samtune.map_regions import Regions
 from samtune.method import Answer
 from samtune.object_map import ObjectMap
 from samtune.open_cells import OpenCells
 from samtune.prompts import Prompt
-from samtune.sam import Embedding
 from samtune.targets import cells_inside, covered_share, point_in_cell
 
 _LEAST = 0.05  # probability of a middle: what is less likely is not clicked on

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.sam import Embedding
+from samtune.input_frame import Embedding
 from samtune.targets import KEPT_SHARE, covered_share, point_in_cell
 
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from samtune.adapter import Adapter
 from samtune.errors import ExportError
+from samtune.input_frame import input_size, scale_image
 from samtune.metrics import iou
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt
-from samtune.sam import Sam, input_size, scale_image
+from samtune.sam import Sam
 from samtune.upscaling import MASK_THRESHOLD
 
 LOGIT_TOLERANCE = 1e-2  # the largest difference of low_res_masks

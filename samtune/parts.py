@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import torch
 
+from samtune.input_frame import Embedding
 from samtune.predictor import Prediction
-from samtune.sam import Embedding
 from samtune.specks import turned_round
 from samtune.upscaling import upscale_masks
 

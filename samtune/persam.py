@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samtune.config import Part
+from samtune.input_frame import Embedding
 from samtune.location_prior import LocationPrior
 from samtune.method import Method
 from samtune.prompts import Prompt, box_around
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.selector import best_of_three
 from samtune.targets import Direction
 from samtune.two_way import Guidance

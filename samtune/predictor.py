@@ -17,10 +17,11 @@ from torch import Tensor
 
 from samtune.adapter import Adapter
 from samtune.contour_refiner import ContourRefiner
+from samtune.input_frame import Embedding
 from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
 from samtune.prompts import Prompt
 from samtune.refinement import ROUNDS, box_features, box_of, is_large, refine_polygon
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.selector import best_of_three
 from samtune.specks import without_specks
 from samtune.upscaling import upscale_masks

@@ -83,10 +83,9 @@ class _Clicks:
         self, learned: PromptLearning, objects: list[Supervision]
     ) -> tuple[Tensor, Tensor] | None:
         """Tokens of clicks on the objects, and of clicks beside all objects of their images."""
-        sam = self.sam
-        both: Tensor | None = (
-            None  # small tensors of their own would keep large gaps of memory apart
-        )
+        if not objects:
+            return None
+        sam, both = self.sam, torch.empty(0)
         for number, one in enumerate(objects):
             clicks = np.concatenate(
                 [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
@@ -95,12 +94,10 @@ class _Clicks:
             labels = torch.ones(len(points), 1, dtype=torch.int64, device=sam.device)
             features = self.images.batch([one.image_index])
             prompts = sam.encode_points(points, labels)
-            moving = learned.plm, learned.dense_prompt
-            tokens, _ = attend_moved(sam, *moving, prompts, features)
-            both = tokens.new_empty(len(objects), *tokens.shape) if both is None else both
+            tokens, _ = attend_moved(sam, learned.plm, learned.dense_prompt, prompts, features)
+            if number == 0:  # tensors of their own would keep large gaps of memory apart
+                both = tokens.new_empty(len(objects), *tokens.shape)
             both[number] = tokens
-        if both is None:
-            return None
         return both[:, :_CLICKS].flatten(0, 1), both[:, _CLICKS:].flatten(0, 1)
 
 

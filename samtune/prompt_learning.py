@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from samtune.contour_refiner import ContourRefiner
 from samtune.dense_prompt import DensePrompt
+from samtune.input_frame import Embedding
 from samtune.method import Method
 from samtune.object_map import ObjectMap
 from samtune.object_search import ObjectSearch
 from samtune.plm import PromptLearningModule
 from samtune.presence import PresenceHead
 from samtune.prompts import Prompt
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.selector import OutputSelector
 
 
@@ -93,6 +94,20 @@ class PromptLearning(Method):
             ObjectMap(regions="object_map.boxes" in names) if maps else None,
             DensePrompt() if moves and settings.get("dense_prompt") else None,
         )
+
+    @classmethod
+    def trained(cls, settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Self:
+        """The modules that a training leaves, frozen; the PMM only helped it.
+
+        Args:
+            settings: those of the fit, and the `first_offset` it started from.
+            weights: by their names in the learner's modules.
+        """
+        with torch.random.fork_rng(devices=[]):  # blank weights are drawn, and loaded over
+            learned = cls.blank(settings, weights.keys())
+        kept = {name: one for name, one in weights.items() if not name.startswith("pmm.")}
+        learned.load_state_dict(kept)
+        return learned.requires_grad_(False).eval()
 
     def attend(
         self, sam: Sam, embedding: Embedding, prompts: Sequence[Prompt]

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtune.config import Annotation
+from samtune.input_frame import Embedding
 from samtune.prompts import jitter_boxes
-from samtune.sam import Embedding
 from samtune.supervision import Supervision
 from samtune.targets import LEAST_SHARE, cells_inside
 

@@ -19,10 +19,11 @@ from samtune.config import Part
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import DatasetError
+from samtune.input_frame import Embedding
 from samtune.masks import DatasetObject
 from samtune.persam import Persam, PersamF
 from samtune.prompts import Prompt
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.sam_f import fit_weights, three_masks
 from samtune.supervision import Supervision
 from samtune.targets import Direction, Trace, covered_share, is_object, point_in_cell

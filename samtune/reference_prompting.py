@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samtune.errors import AdapterError
+from samtune.input_frame import Embedding
 from samtune.location_prior import LocationPrior
 from samtune.method import Method
 from samtune.prompts import Prompt
 from samtune.reference_cells import Marked
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.targets import Direction, Trace, cells_inside, inner_cells, point_in_cell
 from samtune.vrp import QUERIES, WIDTH, CellsAndMask, Digest, VisualReferencePrompts
 

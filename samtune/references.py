@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import ImageError, PromptError
 from samtune.images import read_image, read_labels
+from samtune.input_frame import Embedding
 from samtune.masks import count_values, decide_reading, objects_in
 from samtune.pairs import in_pixels
 from samtune.prompts import Box, Prompt
@@ -22,7 +23,7 @@ from samtune.reference_cells import (
     together,
     vanishes,
 )
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.targets import covered_share
 
 Point = tuple[float, float]

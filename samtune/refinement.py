@@ -16,9 +16,10 @@ from torch import Tensor
 
 from samtune.contour_refiner import POINTS, ContourRefiner
 from samtune.image_cells import ImageCells
+from samtune.input_frame import Embedding
 from samtune.pmm import resample_contour
 from samtune.polygons import Polygon, is_simple, is_valid
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 
 Move = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Points along a contour, (K, 2) xy, and where they were moved to."""

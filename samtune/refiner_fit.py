@@ -18,12 +18,13 @@ from torch import Tensor
 
 from samtune.config import FitConfig
 from samtune.contour_refiner import PLACES, ContourRefiner, sample_across
+from samtune.input_frame import input_size
 from samtune.learner import EncodedImages
 from samtune.masks import DatasetObject
 from samtune.metrics import iou
 from samtune.refinement import SMALLEST, box_features
 from samtune.rough_contours import SHARES, ObjectWindow, RoughContour
-from samtune.sam import Sam, input_size
+from samtune.sam import Sam
 
 LOOKS = 160  # at objects, evenly at some of more, and again at fewer
 _MASKS = 2  # rough ones in a look, each with a box to decode for

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from samtune.contour_refiner import POINTS, outward_normals, reach
+from samtune.input_frame import input_size
 from samtune.masks import DatasetObject
 from samtune.pmm import resample_contour
 from samtune.polygons import extent, mask_to_polygons
-from samtune.sam import input_size
 
 Kind = Literal["grown", "shrunk", "drawn", "sam", "exact"]
 SHARES: dict[Kind, float] = {

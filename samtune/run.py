@@ -8,23 +8,13 @@ far, and what has to be kept to go on after an interruption.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
-from samtune.config import FitConfig
-from samtune.curves import Curves, Start
-from samtune.dense_prompt import DensePrompt
-from samtune.learner import EncodedImages, Learner
-from samtune.plm import PromptLearningModule
 from samtune.processes import ALONE, Processes
-from samtune.prompt_learning import PromptLearning
-from samtune.sam import Sam
-from samtune.selector import OutputSelector
-from samtune.supervision import Supervision
 
 _LOOK_AT = 100  # held-out objects in a look during training; the end scores all of them
 SHARE_OF_TIME = 0.97  # planned with, when there is a limit; a machine may become slower
@@ -288,85 +278,6 @@ class Run(Generic[LearnerT]):
             self.best_iou = score
         weights = self.learner.average.state_dict()
         self.best = {name: value.clone() for name, value in weights.items()}
-
-
-class TrainingRun(Run[Learner]):
-    """The course of a training of the PLM.
-
-    Args:
-        sam: the frozen model.
-        config: the settings.
-        images: the embeddings of all images that objects are in.
-        objects: what to learn from.
-        held_out: what to look at in between; nothing keeps the weights of the end.
-        total: how many objects all steps together will see.
-        processes: who shares the work.
-    """
-
-    def __init__(
-        self,
-        sam: Sam,
-        config: FitConfig,
-        images: EncodedImages,
-        objects: list[Supervision],
-        held_out: list[Supervision],
-        total: int,
-        processes: Processes = ALONE,
-    ) -> None:
-        super().__init__(
-            config,
-            partial(Learner, sam, config, images, objects, total, processes=processes),
-            held_out,
-            total,
-            starts=sorted(config.first_offsets, reverse=True),
-            probe_objects=config.probe_objects if len(config.first_offsets) > 1 else 0,
-            processes=processes,
-        )
-        self.given_up: list[Start] = []  # the probe's other starts
-
-    @property
-    def first_offset(self) -> float:
-        """Of the start that goes on, once the probe has ended."""
-        return self.learner.first_offset
-
-    @property
-    def curves(self) -> Curves:
-        """How the training went."""
-        return Curves(
-            self.learner.course,
-            tuple(self.given_up),
-            tuple(self.curve),
-            self.base_iou,
-            self.stopped,
-        )
-
-    def best_modules(self) -> PromptLearning:
-        """The modules that answer prompts, with the kept weights; the PMM only helped training."""
-        modules = self.learner.average
-        modules.load_state_dict(self.best)
-        selector, plm, dense_prompt = (
-            modules[name] if name in modules else None
-            for name in ("selector", "plm", "dense_prompt")
-        )
-        assert isinstance(selector, OutputSelector)
-        assert plm is None or isinstance(plm, PromptLearningModule)
-        assert dense_prompt is None or isinstance(dense_prompt, DensePrompt)
-        return PromptLearning(plm, selector, dense_prompt=dense_prompt)
-
-    def state(self) -> dict[str, Any]:
-        """As Run's."""
-        return {**super().state(), "given_up": [asdict(start) for start in self.given_up]}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """As Run's."""
-        super().restore(state)
-        self.given_up = [Start(**start) for start in state["given_up"]]
-
-    def _plain_iou(self) -> float | None:
-        return self.learner.held_out_iou(self.held_out, plain=True) if self.held_out else None
-
-    def _give_up(self, learners: Sequence[Learner]) -> None:
-        self.given_up = [learner.course for learner in learners]
 
 
 def _looks_since_best(curve: list[tuple[int, float]]) -> int:

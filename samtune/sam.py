@@ -4,10 +4,8 @@ The only importer of segment-anything, of which it uses `modeling` alone: that p
 `__init__` also imports torchvision, which samtune does not need. Its modeling code is therefore
 loaded as a package of our own name, and the user's `import segment_anything` is left as it was.
 
-Frames: an image of original size (H, W) is scaled so that its long side is `image_size` (the
-input size), then padded right and bottom to a square. Prompts are given in pixels of the
-original image and scaled like it (segment-anything, `ResizeLongestSide`); the prompt encoder
-adds the half pixel that makes an integer coordinate a pixel's centre.
+Prompts are given in pixels of the original image and scaled like it (input_frame.py); the prompt
+encoder adds the half pixel that makes an integer coordinate a pixel's centre.
 """
 
 import hashlib
@@ -15,7 +13,6 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -25,18 +22,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from samtune.decoder import FrozenDecoder
 from samtune.dense_prompt import DensePrompt
 from samtune.errors import CheckpointError
 from samtune.image_cells import ImageCells
+from samtune.input_frame import IMAGE_SIZE, Embedding, input_size, scale_image
 from samtune.prompts import Prompt
 from samtune.tiny_vit import TinyViT
 from samtune.weights import Checkpoint, read_checkpoint
 
-IMAGE_SIZE = 1024  # pixels of the padded square input
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0 to 255; segment-anything build_sam
 PIXEL_STD = (58.395, 57.12, 57.375)
 _VIT_SIZES = {  # embedding width, blocks, heads, blocks with global attention: build_sam
@@ -44,61 +40,6 @@ _VIT_SIZES = {  # embedding width, blocks, heads, blocks with global attention: 
     "vit_l": (1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": (1280, 32, 16, (7, 15, 23, 31)),
 }
-
-
-def input_size(original_size: tuple[int, int], image_size: int = IMAGE_SIZE) -> tuple[int, int]:
-    """The size of an image after scaling its long side to the model's input.
-
-    Example:
-        >>> input_size((300, 400))
-        (768, 1024)
-    """
-    scale = image_size / max(original_size)
-    height, width = original_size
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def scale_image(image: NDArray[np.uint8], image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
-    """Scale an (H, W, 3) image to its input size, before normalising and padding."""
-    height, width = input_size((image.shape[0], image.shape[1]), image_size)
-    # Pillow's bilinear filter, as segment-anything's ResizeLongestSide uses it.
-    scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(scaled)
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """One image as the encoder saw it.
-
-    Attributes:
-        features: (256, h, w) the image embedding f_I, float16 from the cache or float32.
-        original_size: (H, W) of the file's image.
-        input_size: (H, W) after scaling, before padding.
-        mirror: the same image seen in a mirror, where both are to be asked (Predictor).
-    """
-
-    features: Tensor
-    original_size: tuple[int, int]
-    input_size: tuple[int, int]
-    mirror: "Embedding | None" = None
-
-    @property
-    def padded_side(self) -> int:
-        """The padded square's side in pixels: as long as the input's long side."""
-        return max(self.input_size)
-
-    @property
-    def reached_cells(self) -> tuple[int, int]:
-        """(rows, columns) of cells that the image reaches; the others are all padding."""
-        return self.reached((self.features.shape[-2], self.features.shape[-1]))
-
-    def reached(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """How many rows and columns of a grid over the padded square the image reaches."""
-        rows, columns = (
-            -(-length * count // self.padded_side)  # rounded up
-            for length, count in zip(self.input_size, grid, strict=True)
-        )
-        return rows, columns
 
 
 class Sam(nn.Module):

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
+from samtune.input_frame import Embedding
 from samtune.losses import score_logits
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt, center_point
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.supervision import Supervision
 
 _CELLS = 128  # of each object's image, decoded once for the fit

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.input_frame import Embedding
 from samtune.metrics import iou
 from samtune.predictor import AT_ONCE, Predictor
 from samtune.prompts import Prompt, center_point
-from samtune.sam import Embedding
 
 GOOD_IOU = 0.8  # from here on an answer counts as good
 RING_SHARE = 0.25  # width of the ring, as a share of the radius of a disk as large as the object

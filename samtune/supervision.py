@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.input_frame import input_size
 from samtune.masks import DatasetObject
 from samtune.pmm import resample_contour
 from samtune.polygons import mask_to_polygons
 from samtune.prompts import box_around, center_point, jitter_boxes, points_off, sample_point
-from samtune.sam import input_size
 
 BLOCK = 4  # logits on a side of a cell
 STRIDE = 16  # input pixels on a side of a cell

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.sam import Embedding
+from samtune.input_frame import Embedding
 
 KEPT_SHARE = 0.5  # of a cell's area: it belongs to the object from here on
 LEAST_SHARE = 0.1  # of a cell's area: an object that nowhere covers as much leaves no trace

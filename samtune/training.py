@@ -9,7 +9,7 @@ together (processes.py).
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,24 @@ from samtune.config import EVERY_OBJECT, FitConfig
 from samtune.curves import Curves
 from samtune.dataset import Dataset, folds
 from samtune.embeddings import EmbeddingCache
+from samtune.encoding import encode_all
 from samtune.errors import SamtuneError
 from samtune.evaluation import ObjectScores, Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
 from samtune.learner import EncodedImages
 from samtune.object_map import ObjectMap
 from samtune.object_map_fit import calibrate, fit_object_maps
-from samtune.pairs import Pair
 from samtune.predictor import Predictor
 from samtune.presence_fit import fit_presence
 from samtune.processes import ALONE, Processes
 from samtune.refiner_fit import fit_refiners
 from samtune.resume import read_state, write_state
-from samtune.run import Progress, TrainingRun
+from samtune.run import Progress
 from samtune.sam import Sam
 from samtune.specks import least_part
 from samtune.summaries import Gain
 from samtune.supervision import Supervision, supervise
+from samtune.training_run import TrainingRun
 from samtune.trials import Split, Trials
 from samtune.turns import Answering, Turns
 
@@ -331,23 +332,3 @@ def _with_scores(
         refine_helps=adapted.refining_helps,
         refine_helps_coarse=coarse is not None and coarse.helps,
     )
-
-
-def encode_all(
-    pairs: Sequence[Pair],
-    sam: Sam,
-    cache: EmbeddingCache,
-    processes: Processes,
-    on_progress: Callable[[Progress], None],
-) -> list[str]:
-    """Make sure that every image's embedding is in the cache; return the keys."""
-    keys = []
-    started = time.monotonic()
-    own = pairs[processes.own(len(pairs))]
-    on_progress(Progress("encode", 0, len(own)))
-    for done, pair in enumerate(own, start=1):
-        key, _ = cache.encode(pair.read(), sam)
-        keys.append(key)
-        left = (time.monotonic() - started) / done * (len(own) - done)
-        on_progress(Progress("encode", done, len(own), seconds_left=left))
-    return processes.together(keys)

@@ -25,9 +25,10 @@ from samtune.curves import Curves, Start
 from samtune.learner import EncodedImages
 from samtune.processes import ALONE, Processes
 from samtune.prompt_learning import PromptLearning
-from samtune.run import SHARE_OF_TIME, Progress, TrainingRun
+from samtune.run import SHARE_OF_TIME, Progress
 from samtune.sam import Sam
 from samtune.supervision import Supervision
+from samtune.training_run import TrainingRun
 
 _FAR_BEHIND = 0.15  # in mean IoU: a start that is so much worse is given up
 _MIXED_WELL = 0.5  # IoU of the mixture's mask of a mirror image, from which on no PLM is tried
@@ -275,7 +276,4 @@ class Trials:
 
     def _modules(self, weights: Weights) -> PromptLearning:
         settings = {**asdict(self.config), "first_offset": self.first_offset}
-        modules = PromptLearning.blank(settings, weights.keys())
-        # The PMM only helped training.
-        modules.load_state_dict({k: v for k, v in weights.items() if not k.startswith("pmm.")})
-        return modules.to(self.sam.device).requires_grad_(False).eval()
+        return PromptLearning.trained(settings, weights).to(self.sam.device)

@@ -18,6 +18,7 @@ from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.config import VrpConfig
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
+from samtune.encoding import encode_all
 from samtune.errors import DatasetError
 from samtune.evaluation import Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
@@ -29,7 +30,6 @@ from samtune.run import Progress, Run
 from samtune.sam import Sam
 from samtune.supervision import supervise
 from samtune.targets import LEAST_SHARE
-from samtune.training import encode_all
 from samtune.vrp_learner import Target, VrpLearner
 
 _TIMED = 20  # episodes, after which a training is planned to end in time

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from samtune.config import VrpConfig
+from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages
 from samtune.losses import MaskScores, score_logits
 from samtune.prompts import Prompt
@@ -27,7 +28,7 @@ from samtune.reference_prompting import (
     single_mask,
     target_cells,
 )
-from samtune.sam import Embedding, Sam
+from samtune.sam import Sam
 from samtune.steps import Stepwise
 from samtune.supervision import Supervision
 from samtune.targets import LEAST_SHARE

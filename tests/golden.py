@@ -2,9 +2,8 @@
 
 `python tests/golden.py` (with PYTHONPATH at the project's root) writes what tests/golden/ lacks: of
 a new format version, or of something new that an adapter may hold. Files that are there stay as
-they are for ever. The
-model they belong to is made of numbers that no library draws: numpy promises that a bit
-generator's raw numbers never change (NEP 19), and torch's generator is not asked.
+they are for ever. The model they belong to is made of numbers that no library draws: numpy promises
+that a bit generator's raw numbers never change (NEP 19), and torch's generator is not asked.
 """
 
 import gzip

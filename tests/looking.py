@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from samtune.adapter import Adapter, AdapterInfo, Base
+from samtune.input_frame import Embedding
 from samtune.persam import Persam
 from samtune.predictor import Prediction, Predictor
-from samtune.sam import Embedding
 from samtune.targets import Direction
 
 SIZE = (128, 128)  # 8×8 cells of 16 px

@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from samtune.input_frame import Embedding, input_size
 from samtune.masks import DatasetObject
 from samtune.outlines import mask_to_outlines, outlines_to_mask
 from samtune.pmm import PointMatchingModule
@@ -15,7 +16,7 @@ from samtune.polygons import extent, mask_to_polygons, polygons_to_mask
 from samtune.prompts import Prompt, box_around, center_point
 from samtune.refinement import refine_polygon
 from samtune.rle import decode_rle, encode_rle
-from samtune.sam import Embedding, Sam, input_size
+from samtune.sam import Sam
 from samtune.upscaling import upscale_logits, upscale_masks
 
 SIDE = 128  # of the tiny SAM's padded square; 32 logits on a side

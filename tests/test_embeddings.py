@@ -14,7 +14,8 @@ from tiny_models import build_tiny_sam
 from samtune import embeddings
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import OutputError
-from samtune.sam import Embedding, Sam, build_decoder
+from samtune.input_frame import Embedding
+from samtune.sam import Sam, build_decoder
 
 
 @pytest.fixture

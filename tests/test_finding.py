@@ -9,9 +9,9 @@ from looking import NO_LOGITS, SIZE, Drawn, image_of, square
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.finding import find_objects
 from samtune.found_scores import matched_ious
+from samtune.input_frame import Embedding
 from samtune.predictor import Prediction, Predictor
 from samtune.reference_prompting import ReferencePrompting
-from samtune.sam import Embedding
 from samtune.upscaling import upscale_masks
 from samtune.vrp import VisualReferencePrompts
 

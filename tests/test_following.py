@@ -5,8 +5,8 @@ import pytest
 from looking import Drawn, image_of, square
 
 from samtune.following import Follower
+from samtune.input_frame import Embedding
 from samtune.predictor import Predictor
-from samtune.sam import Embedding
 
 
 @pytest.fixture

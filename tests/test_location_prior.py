@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from answers import answer
 
+from samtune.input_frame import Embedding
 from samtune.location_prior import LocationPrior
-from samtune.sam import Embedding
 
 SIZE = (96, 128)  # 6 of 8 rows of cells, 16 px each
 IMAGE = Embedding(torch.zeros(256, 8, 8), SIZE, SIZE)

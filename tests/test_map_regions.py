@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from samtune.input_frame import Embedding
 from samtune.map_regions import Regions
-from samtune.sam import Embedding
 
 
 def embedding(input_size=(96, 128), original_size=(192, 256)):

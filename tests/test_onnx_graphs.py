@@ -10,12 +10,12 @@ from command import photo
 from tiny_models import IMAGE_SIZE, build_adapter
 from upstream import difference, postprocess_masks
 
+from samtune.input_frame import input_size, scale_image
 from samtune.onnx_graphs import DecoderGraph, EncoderGraph
 from samtune.parity import Question, decoder_inputs
 from samtune.predictor import Predictor
 from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt
-from samtune.sam import input_size, scale_image
 
 PROMPTS = [
     Prompt.of(points=[(20, 30)]),

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from samtune.input_frame import Embedding
 from samtune.parts import connected_parts
 from samtune.predictor import Prediction
-from samtune.sam import Embedding
 from samtune.upscaling import upscale_masks
 
 IMAGE_SIZE, SIZE, FRAME = 128, (60, 80), (96, 128)

@@ -13,13 +13,13 @@ from upstream import difference, postprocess_masks
 
 from samtune.adapter import Adapter
 from samtune.errors import PromptError
+from samtune.input_frame import Embedding
 from samtune.metrics import iou
 from samtune.pmm import contour_frame
 from samtune.polygons import polygons_to_mask
 from samtune.predictor import AT_ONCE, Predictor
 from samtune.presence import PresenceHead
 from samtune.prompts import Prompt
-from samtune.sam import Embedding
 
 SIZE = (50, 77)  # (H, W) of the image
 REACHED = 21  # of the 32 rows of logits: the others are in the padding
@@ -52,10 +52,8 @@ def adapter(tiny_sam):
 
 def decode(sam, embedding, prompt, adapter=None):
     """All four masks of one prompt at the image's size, and what the decoder says of them."""
-    tokens, features = (
-        sam.encode_prompts([prompt], embedding.original_size),
-        embedding.features[None],
-    )
+    tokens = sam.encode_prompts([prompt], embedding.original_size)
+    features = embedding.features[None]
     if adapter is not None:
         tokens = adapter.learned.plm(tokens, features, sam.image_pe)
         features = features + adapter.learned.dense_prompt(features)

@@ -58,11 +58,14 @@ def test_torchrun_tells_which_process_this_is(rank, count, expected, monkeypatch
 
 
 def check_alike(name, found, expected):
-    # A gradient that comes to nothing but rounding is still a step of AdamW's: one number in
-    # 524,288 was off by 1.3e-4 (benchmarks/README.md, "AdamW's epsilon").
-    differences = (found - expected).abs()
-    assert int((differences > 1e-4).sum()) <= found.numel() // 100_000, name
-    assert float(differences.max()) <= 1e-3, name
+    # A gradient that comes to nothing but rounding is still a step of AdamW's: in the PLM's largest
+    # matrices one number in 524,288 was off by 1.3e-4 (benchmarks/README.md, "AdamW's epsilon").
+    if name in ("plm.mlp.0.weight", "plm.mlp.2.weight"):
+        apart = (found - expected).abs() > 1e-4
+        assert int(apart.sum()) <= found.numel() // 100_000, name
+        torch.testing.assert_close(found, expected, atol=3e-4, rtol=0, msg=name)
+    else:
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, msg=name)
 
 
 class Threads:
@@ -162,7 +165,7 @@ def test_a_fit_of_few_masks_in_limited_time_is_shared_from_encoding_to_scoring(
     monkeypatch.setattr(
         type(tiny_sam), "encode_image", lambda sam, image: encoded.append(1) or encode(sam, image)
     )
-    monkeypatch.setattr("samtune.run.Learner", make_learner)
+    monkeypatch.setattr("samtune.training_run.Learner", make_learner)
     monkeypatch.setattr("samtune.presence_fit._OBJECTS", 2)
     monkeypatch.setattr("samtune.presence_fit._HELD_OUT", 2)
     dataset = load_dataset(toy_folder).subset(range(5))

@@ -12,12 +12,12 @@ from tiny_models import IMAGE_SIZE, build_adapter
 from torch import nn
 
 from samtune.contour_refiner import POINTS
+from samtune.input_frame import Embedding, input_size
 from samtune.pmm import resample_contour
 from samtune.polygons import Polygon, is_valid, mask_to_polygons, polygons_to_mask
 from samtune.predictor import AT_ONCE, Predictor
 from samtune.prompts import Prompt
 from samtune.refinement import contour_moves, refine_polygon
-from samtune.sam import Embedding, input_size
 
 SIZE = (50, 77)  # (H, W) of the image
 

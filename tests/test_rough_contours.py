@@ -7,10 +7,10 @@ import shapely
 import torch
 
 from samtune.contour_refiner import outward_normals, reach
+from samtune.input_frame import input_size
 from samtune.masks import DatasetObject
 from samtune.polygons import mask_to_polygons
 from samtune.rough_contours import GROWTH, SHARES, ObjectWindow
-from samtune.sam import input_size
 
 IMAGE_SIZE = 1024
 SIDE = 256

@@ -7,8 +7,8 @@ import pytest
 from samtune.config import FitConfig
 from samtune.curves import Start
 from samtune.learner import EncodedImages
-from samtune.run import TrainingRun
 from samtune.supervision import Supervision
+from samtune.training_run import TrainingRun
 
 
 class Playback:

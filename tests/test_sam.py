@@ -17,8 +17,9 @@ from torch import nn
 from upstream import difference, modeling, sharpen
 
 from samtune.errors import CheckpointError
+from samtune.input_frame import input_size
 from samtune.prompts import Prompt
-from samtune.sam import Sam, build_sam, input_size, load_sam
+from samtune.sam import Sam, build_sam, load_sam
 from samtune.upscaling import upscale_masks
 
 SIDE = 128  # of the padded input of these tests' models

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from samtune.sam import Embedding
+from samtune.input_frame import Embedding
 from samtune.targets import (
     Direction,
     Trace,

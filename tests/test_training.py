@@ -13,12 +13,13 @@ from samtune.coarse_scores import score_coarse
 from samtune.config import FitConfig
 from samtune.dataset import load_dataset, split
 from samtune.embeddings import EmbeddingCache
+from samtune.encoding import encode_all
 from samtune.errors import SamtuneError
 from samtune.evaluation import Scores, score_objects
 from samtune.images import read_image
 from samtune.obedience import measure_obedience
 from samtune.predictor import Predictor
-from samtune.training import encode_all, fit
+from samtune.training import fit
 
 QUICK = FitConfig(  # 8 steps, a look at the held-out objects after every second
     objects=16,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from upstream import postprocess_masks
 
 from samtune import upscaling
-from samtune.sam import input_size
+from samtune.input_frame import input_size
 from samtune.upscaling import upscale_logits, upscale_masks
 
 SIDE = 128  # of the padded square; 32 logits on a side
