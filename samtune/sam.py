@@ -226,7 +226,8 @@ def load_sam(checkpoint: Path | Checkpoint, device: torch.device | str = "cpu") 
     """
     if isinstance(checkpoint, Path):
         checkpoint = read_checkpoint(checkpoint)
-    sam = build_sam(checkpoint.kind)
+    with torch.random.fork_rng(devices=[]):  # its random weights are loaded over
+        sam = build_sam(checkpoint.kind)
     parts = {
         "image_encoder.": sam.image_encoder,
         "prompt_encoder.": sam.prompt_encoder,

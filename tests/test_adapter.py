@@ -81,6 +81,12 @@ def test_a_loaded_adapter_is_ready_to_use_and_frozen(path):
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
+def test_loading_leaves_the_callers_random_numbers_alone(path):
+    before = torch.random.get_rng_state()
+    Adapter.load(path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_the_same_adapter_is_the_same_file(adapter, path, tmp_path):
     adapter.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()

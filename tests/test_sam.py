@@ -320,6 +320,13 @@ def test_every_tensor_of_a_checkpoint_arrives_in_the_model(mobile_sam_state, tmp
         assert torch.equal(module.state_dict()[rest], tensor), name
 
 
+def test_loading_leaves_the_callers_random_numbers_alone(mobile_sam_state, tmp_path):
+    safetensors.torch.save_file(mobile_sam_state, tmp_path / "weights.safetensors")
+    before = torch.random.get_rng_state()
+    load_sam(tmp_path / "weights.safetensors")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("fault", ["missing", "shape", "unknown"])
 def test_checkpoint_that_does_not_fit_is_refused_in_one_line(mobile_sam_state, fault, tmp_path):
     path, state = tmp_path / "weights.safetensors", dict(mobile_sam_state)
