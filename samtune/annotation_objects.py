@@ -14,7 +14,8 @@ from samtune.errors import DatasetError, ImageError
 from samtune.images import image_size
 from samtune.mask_files import Loaded, sha256_of, unreadable
 from samtune.masks import DatasetObject, LabelReading, Meaning, objects_in
-from samtune.pairs import Fault, Pair, Pairing, Skipped, counted, faults_error, in_pixels
+from samtune.pairs import Fault, Pair, Pairing, Skipped, faults_error, in_pixels
+from samtune.words import count
 
 
 def load_annotations(
@@ -109,7 +110,7 @@ def _drawn(
         else:
             empty += 1
     if empty:
-        reason = f"{counted(empty, 'object')} without a pixel"
+        reason = f"{count(empty, 'object')} without a pixel"
         found.skipped.append(Skipped(one.image, reason))
     return objects
 
@@ -125,7 +126,7 @@ def _as_meant(
         union |= thing.mask()
     objects, specks = objects_in(union, reading, drawn[0].image_index)
     if specks:
-        reason = f"{counted(specks, 'speck')} too small to be an object"
+        reason = f"{count(specks, 'speck')} too small to be an object"
         found.skipped.append(Skipped(one.image, reason))
     return objects
 

@@ -18,10 +18,11 @@ from samtune.annotations import Annotations
 from samtune.errors import DatasetError
 from samtune.mask_files import load_mask_files
 from samtune.masks import DatasetObject, LabelReading, Meaning, class_number
-from samtune.pairs import Pair, Skipped, counted, has_masks, in_pixels, not_permitted
+from samtune.pairs import Pair, Skipped, has_masks, in_pixels, not_permitted
 from samtune.read_coco import read_coco
 from samtune.read_labelme import labelme_files, read_labelme
 from samtune.read_yolo import read_yolo, yolo_folders
+from samtune.words import count
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Dataset:
 
     def with_mirror_images(self) -> "Dataset":
         """The data set, and behind it each image in a mirror: that of image i is n + i of 2 n."""
-        count, mirrored = len(self.pairs), self.in_a_mirror()
-        behind = (replace(one, image_index=count + one.image_index) for one in mirrored.objects)
+        own, mirrored = len(self.pairs), self.in_a_mirror()
+        behind = (replace(one, image_index=own + one.image_index) for one in mirrored.objects)
         return replace(
             self,
             pairs=(*self.pairs, *mirrored.pairs),
@@ -127,7 +128,7 @@ class Dataset:
         sizes = in_pixels(smallest)
         if smallest != largest:
             sizes = f"{sizes} to {in_pixels(largest)}"
-        images, objects = counted(len(self.pairs), "image"), counted(len(self.objects), "object")
+        images, objects = count(len(self.pairs), "image"), count(len(self.objects), "object")
         return f"{images} with {objects}, {sizes}"
 
 

@@ -29,11 +29,11 @@ from samtune.pairs import (
     Pair,
     Pairing,
     Skipped,
-    counted,
     faults_error,
     find_pairs,
     in_pixels,
 )
+from samtune.words import count
 
 _OTHER_SIZE = "A mask has its image's width and height: export it again at full size."
 
@@ -80,7 +80,7 @@ def load_mask_files(
     for file in files:
         things, specks = objects_in(file.labels(), reading, image_index=len(kept))
         if specks:
-            reason = f"{counted(specks, 'speck')} too small to be an object"
+            reason = f"{count(specks, 'speck')} too small to be an object"
             pairing.skipped.append(Skipped(file.pair.mask, reason))
         if things:
             kept.append(file)
@@ -156,12 +156,12 @@ def _read(pair: Pair, pairing: Pairing) -> list[_PairOfFiles]:
 
 def _no_objects(folder: Path, counts: list[Counter[int]], class_id: int | None) -> DatasetError:
     masks = "the only mask" if len(counts) == 1 else f"all {len(counts)} masks"
-    images_with = Counter(value for count in counts for value in count)
+    images_with = Counter(value for found in counts for value in found)
     if class_id is None or not images_with:
         return DatasetError(
             f"{masks} in {folder} hold no object: every value is 0. Paint objects with 255, or "
             "with labels from 1 on (in a JPEG only values from 128 on count)."
         )
-    occurring = [f"{value} ({counted(n, 'image')})" for value, n in sorted(images_with.items())]
+    occurring = [f"{value} ({count(n, 'image')})" for value, n in sorted(images_with.items())]
     listed = ", ".join(occurring[:20]) + (", ..." if len(occurring) > 20 else "")
     return DatasetError(f"class {class_id} occurs in no mask of {folder}; these do: {listed}.")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from samtune.errors import DatasetError
 from samtune.images import FORMATS_IN_WORDS, IMAGE_SUFFIXES, read_image
+from samtune.words import count
 
 _LAYOUTS = (
     "DATA/images and DATA/masks with the same file names, x.jpg beside x.png or x_mask.png, "
@@ -110,16 +111,11 @@ def faults_error(place: Path, pairing: Pairing) -> DatasetError:
     named = "; ".join(sentences[:_NAMED_FAULTS])
     more = f"; and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
     remedies = " ".join(dict.fromkeys(fault.remedy for fault in faults))
-    message = f"{place} has {counted(len(faults), 'fault')}: {named}{more}. {remedies}"
+    message = f"{place} has {count(len(faults), 'fault')}: {named}{more}. {remedies}"
     error = DatasetError(message.rstrip())
     for sentence in sentences:
         error.add_note(sentence)
     return error
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def in_pixels(size: tuple[int, ...]) -> str:

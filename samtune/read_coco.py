@@ -26,8 +26,9 @@ from samtune.annotations import (
     told_size,
 )
 from samtune.errors import DatasetError
-from samtune.pairs import Fault, Skipped, counted
+from samtune.pairs import Fault, Skipped
 from samtune.rle import decode_rle
+from samtune.words import count
 
 _MISSING = "Put the images beside the file, into a folder images, or name theirs with --images."
 _MEND = "Mend or remove what is named."
@@ -62,8 +63,8 @@ def read_coco(path: Path, image_folder: Path | None = None, *, boxes: bool = Fal
         if boxes and isinstance(entry, dict) and not entry.get("segmentation"):
             entry = {**entry, "segmentation": _Box(entry.get("bbox"))}
         _add_annotation(path, number, entry, by_image, read, left_out)
-    for reason, count in left_out.items():
-        read.found.skipped.append(Skipped(path, f"{counted(count, 'annotation')} {reason}"))
+    for reason, number in left_out.items():
+        read.found.skipped.append(Skipped(path, f"{count(number, 'annotation')} {reason}"))
     return read
 
 
