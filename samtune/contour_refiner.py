@@ -31,6 +31,7 @@ REACH = 0.12  # how far those are from it at most, as a share of the object's si
 LEAST_REACH = 1.5  # the same for small objects, in steps of the features' grid
 _LOGIT = 4.0  # beyond about that, logits are all alike
 _PLACE_WIDTH = 11
+_AT_ONCE = 1 << 16  # places whose features are looked at together
 
 
 class ContourRefiner(nn.Module):
@@ -93,10 +94,19 @@ class ContourRefiner(nn.Module):
 
     @torch.no_grad()
     def normalise(self, profiles: Tensor) -> None:
-        """Take the mean and the deviation of features from examples, as `judge` takes them."""
-        values = _bounded(profiles.flatten(0, -2).float())
-        self.mean.copy_(values.mean(dim=0))
-        self.deviation.copy_(values.std(dim=0).clamp(min=1e-3))
+        """Take the mean and the deviation of features from examples, as `judge` takes them.
+
+        Args:
+            profiles: (B, K, PLACES, C) of any float type; all of them at once in float32 would be
+                hundreds of megabytes.
+        """
+        pieces = torch.split(profiles.flatten(0, -2), _AT_ONCE)
+        count = profiles[..., 0].numel()
+        sums = [_bounded(some.float()).sum(dim=0) for some in pieces]
+        self.mean.copy_(torch.stack(sums).sum(dim=0) / count)
+        squares = [(_bounded(some.float()) - self.mean).square().sum(dim=0) for some in pieces]
+        deviation = (torch.stack(squares).sum(dim=0) / (count - 1)).sqrt()
+        self.deviation.copy_(deviation.clamp(min=1e-3))
 
     def judge(self, profiles: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Say where the boundary is.

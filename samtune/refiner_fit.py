@@ -173,7 +173,7 @@ def _profiles(
 ) -> Profiles | None:
     """Decode objects and outline them roughly, for so long at most."""
     started = time.monotonic()
-    features: list[Tensor] = []
+    features = torch.empty(0)  # the first ones of a block for all, which lists would need twice
     contours: list[RoughContour] = []
     evenly = np.linspace(0, len(things) - 1, looks).round().astype(int)
     for position in rng.permutation(evenly).tolist():
@@ -181,7 +181,9 @@ def _profiles(
             break
         seen, drawn = _look_at(sam, images, things[position], rng)
         if drawn:
-            features.append(seen)
+            if not contours:
+                features = seen.new_empty(looks * _MASKS * _CONTOURS, *seen.shape[1:])
+            features[len(contours) : len(contours) + len(drawn)] = seen
             contours += drawn
     if not contours:
         return None
@@ -189,7 +191,7 @@ def _profiles(
         torch.from_numpy(np.stack(part)).to(sam.device)
         for part in zip(*((one.points, one.offsets, one.seen) for one in contours), strict=True)
     )
-    return Profiles(torch.cat(features), points, offsets, within)
+    return Profiles(features[: len(contours)], points, offsets, within)
 
 
 @torch.inference_mode()

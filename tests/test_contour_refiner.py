@@ -72,6 +72,16 @@ def test_features_are_read_across_the_contour_from_inside_to_outside():
     torch.testing.assert_close(away.norm(dim=3)[0], expected.expand(32, -1), atol=1e-4, rtol=1e-4)
 
 
+def test_features_are_normalised_as_numpy_says_however_many_there_are():
+    profiles = torch.randn(80, 64, 17, 33, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    refiner = ContourRefiner()
+    refiner.normalise(profiles.half())
+    seen = profiles.half().numpy().astype(np.float64).reshape(-1, 33)
+    seen[:, -1] = np.tanh(seen[:, -1] / 4)  # logits beyond about 4 are all alike
+    np.testing.assert_allclose(refiner.mean, seen.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(refiner.deviation, seen.std(axis=0, ddof=1), rtol=1e-5)
+
+
 def test_small_contours_are_searched_around_by_steps_of_the_grid():
     assert float(reach(circle(0.2), SIDE)) == pytest.approx(0.4 * REACH, rel=0.01)
     assert float(reach(circle(0.01), SIDE)) == pytest.approx(LEAST_REACH / SIDE)
