@@ -158,8 +158,7 @@ class Adapter:
         if sam is not None:
             _check_base(path, info.base, sam)
         try:
-            with torch.random.fork_rng(devices=[]):  # blank weights are drawn, and loaded over
-                learned = METHODS[info.method].blank(info.settings, tensors)
+            learned = METHODS[info.method].blank(info.settings, tensors)
         except (ValueError, TypeError) as error:
             raise _no_description(path, error) from error
         _load_tensors(path, learned, tensors)

@@ -65,6 +65,10 @@ class FitConfig:
         """How many objects a training on so many sees, where they are not few (trials.py)."""
         return max(self.objects, count) if self.epochs is None else self.epochs * count
 
+    def as_settings(self, first_offset: float) -> dict[str, Any]:
+        """What an adapter says of its fit: all of these, and the start that was chosen."""
+        return {**asdict(self), "first_offset": first_offset}
+
     @property
     def views(self) -> int:
         """How often each object is among those to learn from."""

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -81,10 +82,19 @@ class Method(nn.Module):
     def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
         """Make one for a file's tensors to be loaded into.
 
+        The weights that are drawn for it in the meantime are nobody's: torch's random numbers stay
+        as the caller has them.
+
         Args:
             settings: those of the fit, from the file.
             names: the tensors in the file.
         """
+        with torch.random.fork_rng(devices=[]):
+            return cls._blank(settings, names)
+
+    @classmethod
+    def _blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
+        """As `blank`, with random numbers that are its own."""
         raise NotImplementedError
 
     def with_references(self, sam: Sam, references: Sequence[Marked]) -> "Method":

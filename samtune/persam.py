@@ -70,7 +70,7 @@ class Persam(Method):
         self.without = frozenset(without)
 
     @classmethod
-    def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
+    def _blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
         """As Method's; the settings say which parts are left out."""
         return cls(*_zeros(), without=settings.get("without", ()))
 
@@ -155,7 +155,7 @@ class PersamF(Persam):
         self.weights = nn.Parameter(torch.tensor(weights))
 
     @classmethod
-    def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
+    def _blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
         """As Method's; the settings say which parts are left out."""
         return cls(*_zeros(), without=settings.get("without", ()))
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samtune.joining import joined
 from samtune.learner import EncodedImages
 from samtune.presence import PresenceHead
 from samtune.prompt_learning import PromptLearning, attend_moved
@@ -85,20 +86,21 @@ class _Clicks:
         """Tokens of clicks on the objects, and of clicks beside all objects of their images."""
         if not objects:
             return None
-        sam, both = self.sam, torch.empty(0)
-        for number, one in enumerate(objects):
-            clicks = np.concatenate(
-                [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
-            )
-            points = torch.from_numpy(clicks)[:, None].to(sam.device)
-            labels = torch.ones(len(points), 1, dtype=torch.int64, device=sam.device)
-            features = self.images.batch([one.image_index])
-            prompts = sam.encode_points(points, labels)
-            tokens, _ = attend_moved(sam, learned.plm, learned.dense_prompt, prompts, features)
-            if number == 0:  # tensors of their own would keep large gaps of memory apart
-                both = tokens.new_empty(len(objects), *tokens.shape)
-            both[number] = tokens
-        return both[:, :_CLICKS].flatten(0, 1), both[:, _CLICKS:].flatten(0, 1)
+        tokens = joined((self._answer(learned, one) for one in objects), len(objects))
+        return tokens[:, :_CLICKS].flatten(0, 1), tokens[:, _CLICKS:].flatten(0, 1)
+
+    def _answer(self, learned: PromptLearning, one: Supervision) -> Tensor:
+        """Tokens of clicks on an object and then of those beside all, (1, clicks, T, C)."""
+        clicks = np.concatenate(
+            [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
+        )
+        points = torch.from_numpy(clicks)[:, None].to(self.sam.device)
+        labels = torch.ones(len(points), 1, dtype=torch.int64, device=self.sam.device)
+        features = self.images.batch([one.image_index])
+        prompts = self.sam.encode_points(points, labels)
+        plm, dense_prompt = learned.plm, learned.dense_prompt
+        tokens, _ = attend_moved(self.sam, plm, dense_prompt, prompts, features)
+        return tokens[None]
 
 
 def _evenly(objects: list[Supervision], most: int) -> list[Supervision]:

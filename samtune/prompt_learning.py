@@ -76,7 +76,7 @@ class PromptLearning(Method):
         self.object_map = object_map
 
     @classmethod
-    def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
+    def _blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
         """As Method's; with those of the modules that the file has.
 
         Older files have a Point Matching Module, `pmm.*`, which is not used any more.
@@ -103,8 +103,7 @@ class PromptLearning(Method):
             settings: those of the fit, and the `first_offset` it started from.
             weights: by their names in the learner's modules.
         """
-        with torch.random.fork_rng(devices=[]):  # blank weights are drawn, and loaded over
-            learned = cls.blank(settings, weights.keys())
+        learned = cls.blank(settings, weights.keys())
         kept = {name: one for name, one in weights.items() if not name.startswith("pmm.")}
         learned.load_state_dict(kept)
         return learned.requires_grad_(False).eval()

@@ -52,7 +52,7 @@ class ReferencePrompting(Method):
         self.references = _Known(len(encoder.queries)) if own else None
 
     @classmethod
-    def blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
+    def _blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
         """As Method's; with references if the file has them."""
         queries = settings.get("queries", QUERIES)
         if not isinstance(queries, int) or not 1 <= queries <= _MOST_QUERIES:

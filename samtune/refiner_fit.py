@@ -7,7 +7,7 @@ too small it sees something else than of the object's own. What lies across the 
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from samtune.config import FitConfig
 from samtune.contour_refiner import PLACES, ContourRefiner, sample_across
 from samtune.input_frame import input_size
+from samtune.joining import joined
 from samtune.learner import EncodedImages
 from samtune.masks import DatasetObject
 from samtune.metrics import iou
@@ -173,25 +174,26 @@ def _profiles(
 ) -> Profiles | None:
     """Decode objects and outline them roughly, for so long at most."""
     started = time.monotonic()
-    features = torch.empty(0)  # the first ones of a block for all, which lists would need twice
     contours: list[RoughContour] = []
-    evenly = np.linspace(0, len(things) - 1, looks).round().astype(int)
-    for position in rng.permutation(evenly).tolist():
-        if contours and time.monotonic() - started > seconds:
-            break
-        seen, drawn = _look_at(sam, images, things[position], rng)
-        if drawn:
-            if not contours:
-                features = seen.new_empty(looks * _MASKS * _CONTOURS, *seen.shape[1:])
-            features[len(contours) : len(contours) + len(drawn)] = seen
-            contours += drawn
+
+    def look() -> Iterator[Tensor]:
+        evenly = np.linspace(0, len(things) - 1, looks).round().astype(int)
+        for position in rng.permutation(evenly).tolist():
+            if contours and time.monotonic() - started > seconds:
+                return
+            seen, drawn = _look_at(sam, images, things[position], rng)
+            if drawn:
+                contours.extend(drawn)
+                yield seen
+
+    features = joined(look(), looks * _MASKS * _CONTOURS)
     if not contours:
         return None
     points, offsets, within = (
         torch.from_numpy(np.stack(part)).to(sam.device)
         for part in zip(*((one.points, one.offsets, one.seen) for one in contours), strict=True)
     )
-    return Profiles(features[: len(contours)], points, offsets, within)
+    return Profiles(features, points, offsets, within)
 
 
 @torch.inference_mode()

@@ -195,7 +195,7 @@ def fit(
     info = AdapterInfo(
         method=config.method,
         base=Base.of(sam, checkpoint_name),
-        settings={**asdict(config), "first_offset": run.first_offset},
+        settings=config.as_settings(run.first_offset),
         data={
             "train_images": len(train.pairs),
             "train_objects": len(train.objects),

@@ -67,7 +67,7 @@ class TrainingRun(Run[Learner]):
 
     def best_modules(self) -> PromptLearning:
         """The modules that answer prompts, with the kept weights."""
-        settings = {**asdict(self.learner.config), "first_offset": self.first_offset}
+        settings = self.learner.config.as_settings(self.first_offset)
         return PromptLearning.trained(settings, self.best).to(self.learner.sam.device)
 
     def state(self) -> dict[str, Any]:

@@ -275,5 +275,5 @@ class Trials:
         return trials + (self.everything is not None)
 
     def _modules(self, weights: Weights) -> PromptLearning:
-        settings = {**asdict(self.config), "first_offset": self.first_offset}
+        settings = self.config.as_settings(self.first_offset)
         return PromptLearning.trained(settings, weights).to(self.sam.device)

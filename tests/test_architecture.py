@@ -11,6 +11,7 @@ READING_ORDER = [
     "errors",
     "words",
     "allocation",
+    "joining",
     "stages",
     "config",
     "files",
