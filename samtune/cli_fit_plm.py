@@ -129,9 +129,10 @@ def _train(
     processes: Processes,
 ) -> "FitResult":
     from samtune.embeddings import EmbeddingCache
+    from samtune.mirroring import decide_mirroring
     from samtune.training import fit
 
-    cache = EmbeddingCache()
+    cache, config = EmbeddingCache(), decide_mirroring(config, train, held_out)
     images = len(train.pairs) * config.views
     shortage = cache.shortage(images + (0 if held_out is None else len(held_out.pairs)))
     if shortage is not None:

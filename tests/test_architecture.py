@@ -29,6 +29,7 @@ READING_ORDER = [
     "read_labelme",
     "annotation_objects",
     "dataset",
+    "mirroring",
     "foreign_masks",
     "prompts",
     "prompt_text",
