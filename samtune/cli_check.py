@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samtune.cli_fit_data import division_in_words, hold_out
+from samtune.cli_fit_data import held_out_in_words, hold_out, in_words
 from samtune.cli_inputs import open_sam, read_data
 from samtune.config import FitConfig
 from samtune.console import (
@@ -114,8 +114,8 @@ def check(
             }
         )
     else:
-        division = division_in_words(train, held_out, config)
-        _report(dataset, f"fit would train on {division}", findings, costs)
+        kept_apart = held_out_in_words(train, held_out, config)
+        _report(dataset, f"fit would train on {in_words(train)}; {kept_apart}", findings, costs)
 
 
 def _list_faults(data: Path, error: DatasetError, as_json: bool) -> None:

@@ -103,13 +103,13 @@ def fit(
         typer.Option(metavar="M", help="Stop training after so long and keep the best."),
     ] = FitConfig.max_minutes,
     mirror: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--mirror/--no-mirror",
-            help="Learn from the images in a mirror as well, for twice the encoding, or do not. "
-            f"[default: --mirror where an object is seen {FitConfig.mirror_passes} times or more]",
+            "--mirror",
+            help="Learn from the images in a mirror as well, for twice the encoding: for things "
+            "that will be seen from the other side, too.",
         ),
-    ] = None,
+    ] = False,
     pmm: Annotated[
         bool | None,
         typer.Option(
@@ -193,10 +193,8 @@ def fit(
         context.fail(
             "--auto is for --method plm: adapters of the others find objects by themselves."
         )
-    if method != "plm" and mirror is not None:
-        context.fail(
-            "--mirror and --no-mirror are for --method plm: the others take images as they are."
-        )
+    if method != "plm" and mirror:
+        context.fail("--mirror is for --method plm: the others take images as they are.")
     if classes is not None and (method != "vrp" or class_id is not None):
         context.fail("--classes is for --method vrp, and takes the place of --class.")
     if method.startswith("persam") and (epochs or max_minutes or resume):

@@ -49,7 +49,7 @@ def read_train_and_held_out(
     """
     dataset = read_data(terminal, data, class_id, objects, images)
     train, held_out = hold_out(terminal, dataset, val, val_fraction, class_id, images, config)
-    terminal.say(f"training on {division_in_words(train, held_out, config)}")
+    terminal.say(f"training on {in_words(train)}; {held_out_in_words(train, held_out, config)}")
     return train, held_out
 
 
@@ -82,16 +82,7 @@ def in_words(dataset: "Dataset") -> str:
     return f"{count(len(dataset.pairs), 'image')} with {count(len(dataset.objects), 'object')}"
 
 
-def division_in_words(train: "Dataset", held_out: "Dataset | None", config: FitConfig) -> str:
-    """What a fit trains on, and what it holds out."""
-    from samtune.mirroring import decide_mirroring
-
-    mirrored = decide_mirroring(config, train, held_out).mirror
-    seen = f"{in_words(train)}{', also in a mirror' if mirrored else ''}"
-    return f"{seen}; {_held_out_in_words(train, held_out, config)}"
-
-
-def _held_out_in_words(train: "Dataset", held_out: "Dataset | None", config: FitConfig) -> str:
+def held_out_in_words(train: "Dataset", held_out: "Dataset | None", config: FitConfig) -> str:
     """What a fit holds out."""
     if held_out is not None and held_out.is_mirrored:
         return "held out, for want of others: the mirror image, which tells little of other images"

@@ -129,10 +129,9 @@ def _train(
     processes: Processes,
 ) -> "FitResult":
     from samtune.embeddings import EmbeddingCache
-    from samtune.mirroring import decide_mirroring
     from samtune.training import fit
 
-    cache, config = EmbeddingCache(), decide_mirroring(config, train, held_out)
+    cache = EmbeddingCache()
     images = len(train.pairs) * config.views
     shortage = cache.shortage(images + (0 if held_out is None else len(held_out.pairs)))
     if shortage is not None:

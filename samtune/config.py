@@ -23,8 +23,7 @@ class FitConfig:
 
     method: MethodName = "plm"  # the Prompt Learning Module
     seed: int = 0
-    mirror: bool | None = None  # learn from mirror images, too; None: mirroring.py decides
-    mirror_passes: int = 25  # of training over the objects, from which on it does
+    mirror: bool = False  # learn from the images in a mirror as well
     epochs: int | None = None  # passes over the training objects; None: `objects` decides
     objects: int = 3000  # objects seen in training when `epochs` does not say
     max_minutes: float | None = None  # stop training after so long, keeping the best

@@ -10,7 +10,6 @@ from samtune.config import FitConfig
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.learner import EncodedImages, Learner
-from samtune.mirroring import decide_mirroring
 from samtune.predictor import Predictor
 from samtune.prompts import center_point
 from samtune.refiner_fit import LOOKS, fit_refiner, share_of_refining
@@ -56,7 +55,6 @@ def forecast(
         cache: where embeddings are kept; those of an image or two are added.
         config: the fit's settings.
     """
-    config = decide_mirroring(config, train, held_out)
     few = train.subset(range(min(2, len(train.pairs))))
     shown = train.with_mirror_images() if config.mirror else train
     pairs = [*shown.pairs, *(() if held_out is None else held_out.pairs)]

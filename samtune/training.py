@@ -27,7 +27,6 @@ from samtune.errors import SamtuneError
 from samtune.evaluation import ObjectScores, Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
 from samtune.learner import EncodedImages
-from samtune.mirroring import decide_mirroring
 from samtune.object_map import ObjectMap
 from samtune.object_map_fit import calibrate, fit_object_maps
 from samtune.predictor import Predictor
@@ -125,7 +124,6 @@ def fit(
             processes are of different fits.
     """
     started = time.monotonic()
-    config = decide_mirroring(config, train, val)
     shown = train.with_mirror_images() if config.mirror else train
     pairs = [*shown.pairs, *(() if val is None else val.pairs)]
     keys = encode_all(pairs, sam, cache, processes, on_progress)

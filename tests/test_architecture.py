@@ -29,7 +29,6 @@ READING_ORDER = [
     "read_labelme",
     "annotation_objects",
     "dataset",
-    "mirroring",
     "foreign_masks",
     "prompts",
     "prompt_text",

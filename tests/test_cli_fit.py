@@ -550,7 +550,6 @@ def test_an_image_that_vanishes_meanwhile_is_named_and_the_fit_can_be_started_ag
         (["toy", "--nonsense"], "--nonsense"),
         (["toy", "--method", "vrp", "--mirror"], "--mirror"),
         (["toy", "--method", "persam", "--mirror"], "--mirror"),
-        (["toy", "--method", "vrp", "--no-mirror"], "--no-mirror"),
     ],
 )
 def test_bad_options_are_wrong_usage(words, named):
