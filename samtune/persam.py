@@ -154,11 +154,6 @@ class PersamF(Persam):
         super().__init__(target, where, what, {*without, "negative-point"} - {"cascade"})
         self.weights = nn.Parameter(torch.tensor(weights))
 
-    @classmethod
-    def _blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
-        """As Method's; the settings say which parts are left out."""
-        return cls(*_zeros(), without=settings.get("without", ()))
-
     def _first_answer(self, decoding: "_Decoding", tokens: Tensor, cells: Tensor) -> Tensor:
         weights = torch.cat([self.weights, 1 - self.weights.sum(dim=0, keepdim=True)])
         return decoding.logits(tokens, cells, (weights @ _THREE.to(weights))[None])
