@@ -75,6 +75,8 @@ class AdapterInfo:
         proposes: whether it can look for all objects of an image where it is told to.
         least_part: parts of an answer that are smaller, as a share of its largest, are left out
             (specks.py); 0 leaves none out.
+        heeds_clicks: whether plain SAM answers where an answer is far from all its clicks
+            (nearness.py).
         samtune_version: which samtune wrote it.
     """
 
@@ -87,6 +89,7 @@ class AdapterInfo:
     refine_helps_coarse: bool = False
     proposes: bool = False
     least_part: float = 0.0
+    heeds_clicks: bool = False
     samtune_version: str = __version__
 
     @property
@@ -117,9 +120,9 @@ class Adapter:
     info: AdapterInfo
     learned: Method
 
-    def with_specks(self) -> Self:
-        """The same with every part in its answers."""
-        return replace(self, info=replace(self.info, least_part=0.0))
+    def as_exported(self) -> Self:
+        """The same without what is done to its answers outside of any graph."""
+        return replace(self, info=replace(self.info, least_part=0.0, heeds_clicks=False))
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.
@@ -237,7 +240,7 @@ def _check_types(info: AdapterInfo) -> None:
     expected: dict[type | tuple[type, ...], list[Any]] = {
         str: [info.method, info.samtune_version, *vars(info.base).values()],
         dict: [info.settings, info.data, info.scores],
-        bool: [info.refine_helps, info.refine_helps_coarse, info.proposes],
+        bool: [info.refine_helps, info.refine_helps_coarse, info.proposes, info.heeds_clicks],
     }
     for kind, values in expected.items():
         for value in values:

@@ -124,6 +124,8 @@ def info(
     if about.least_part:
         least = f"{percent(about.least_part)} %"
         rows.append(["specks", f"left out: parts of a mask below {least} of its largest"])
+    if about.heeds_clicks:
+        rows.append(["far clicks", "plain SAM answers where a mask is far from its click"])
     chosen = textwrap.wrap(settings_in_words(about.settings), 60, break_long_words=False)
     rows += [["settings" if not n else "", line] for n, line in enumerate(chosen)]
     width = max(len(title) for title, _ in rows)

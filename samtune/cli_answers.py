@@ -48,6 +48,7 @@ class Answer:
             "prompt": asked,
             "score": result.score,
             "presence": result.presence,
+            "fallback": result.fallback,
             "area": result.area,
             "bbox": result.bbox,
             "label": result.label,
@@ -72,6 +73,8 @@ class Answer:
         if self.result.presence is not None:
             words += f", presence {self.result.presence:.2f}"
         words += f", {self.result.area:,} px"
+        if self.result.fallback:
+            words += " (plain SAM's: the adapter's mask is far from the click)"
         if not self.result.area:
             words += " (nothing found)"
         return f"{words}, {self.result.adapter}" if name_adapter else words

@@ -115,6 +115,7 @@ class Asker:
                 adapter=source.adapter,
                 refined=False,
                 presence=prediction.presence,
+                fallback=prediction.fallback,
                 low_res_logits=logits,
                 logits=_at_full_size(source.predictor, embedding, logits),
             )

@@ -1,8 +1,8 @@
 """Parity: whether exported graphs answer as torch does, on prompts as a user gives them.
 
 ONNX Runtime gets an image and a prompt by the steps of segment-anything's ONNX example, through
-both files one after the other; torch is the predictor that `samtune segment` uses, which leaves in
-here the specks (specks.py) that no graph takes out.
+both files one after the other; torch is the predictor that `samtune segment` uses, which does not
+do here what no graph does: take out specks (specks.py), leave far clicks to SAM (nearness.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -100,7 +100,7 @@ def compare(
     Raises:
         ExportError: onnxruntime is missing, or cannot run the files.
     """
-    as_exported = None if adapter is None else adapter.with_specks()
+    as_exported = None if adapter is None else adapter.as_exported()
     predictor = Predictor(sam, as_exported, every_cell=True)
     run_encoder, run_decoder = open_session(encoder), open_session(decoder)
     differences, ious, scores = [], [], []

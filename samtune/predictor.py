@@ -7,7 +7,7 @@ mixture of all four, because the frozen IoU head does not know the task (selecto
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtune.adapter import Adapter
+from samtune.adapter import Adapter, AdapterInfo
 from samtune.contour_refiner import ContourRefiner
 from samtune.input_frame import Embedding
+from samtune.nearness import is_far
 from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
 from samtune.prompts import Prompt
 from samtune.refinement import ROUNDS, box_features, box_of, is_large, refine_polygon
@@ -45,6 +46,7 @@ class Prediction:
         alternative_scores: (M,) their estimated IoU.
         alternative_logits: (M, 256, 256) float32, their logits in the padded input frame.
         contours: the polygons of the mask after contour refinement, where it was asked for.
+        fallback: whether plain SAM answers, because the adapter's answer was far from the clicks.
     """
 
     mask: NDArray[np.bool_]
@@ -55,6 +57,7 @@ class Prediction:
     alternative_logits: NDArray[np.float32]
     contours: tuple[Polygon, ...] | None = None
     presence: float | None = None
+    fallback: bool = False
 
     @cached_property
     def refined(self) -> NDArray[np.bool_] | None:
@@ -142,9 +145,12 @@ class Predictor:
             for start in range(0, len(group), AT_ONCE):
                 chosen = group[start : start + AT_ONCE]
                 asked = [prompts[i] for i in chosen]
-                found = self._answer_alike(embedding, asked, all_masks, refine)
+                found = self._answer_alike(embedding, asked, all_masks)
                 answers.update(zip(chosen, found, strict=True))
-        return [answers[position] for position in range(len(prompts))]
+        found = [answers[position] for position in range(len(prompts))]
+        if not refine:
+            return found
+        return [replace(one, contours=self.refine_mask(embedding, one.mask)) for one in found]
 
     @torch.inference_mode()
     def presence(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[float | None]:
@@ -185,7 +191,6 @@ class Predictor:
         embedding: Embedding,
         prompts: list[Prompt],
         all_masks: bool,
-        refine: bool,
     ) -> list[Prediction]:
         """Answer B prompts with as many points and boxes, decoded together; as `predict`."""
         every_cell = self.every_cell or embedding.mirror is not None  # no average of coarse logits
@@ -195,9 +200,11 @@ class Predictor:
             other = self._decode(embedding.mirror, turned, all_masks, every_cell)
             decoded = decoded.averaged_with_mirrored(other, embedding)
         scores, low_res = decoded.scores.cpu().numpy(), decoded.logits.cpu().numpy()
-        if self.adapter is not None and self.adapter.info.least_part:
-            for logits, prompt in zip(low_res, prompts, strict=True):
-                logits[0] = self._without_specks(logits[0], prompt, embedding)
+        far: list[int] = []
+        if self.adapter is not None:
+            for position, (logits, prompt) in enumerate(zip(low_res, prompts, strict=True)):
+                logits[0], elsewhere = self._tidied(logits[0], prompt, embedding, self.adapter.info)
+                far += [position] if elsewhere else []
         masks = upscale_masks(
             torch.from_numpy(low_res),
             self.sam.image_size,
@@ -205,7 +212,7 @@ class Predictor:
             embedding.original_size,
         )
         presence = decoded.presence
-        return [
+        answers = [
             Prediction(
                 mask=masks[position, 0],
                 score=float(scores[position, 0]),
@@ -213,22 +220,31 @@ class Predictor:
                 alternatives=masks[position, 1:],
                 alternative_scores=scores[position, 1:],
                 alternative_logits=low_res[position, 1:],
-                contours=self.refine_mask(embedding, masks[position, 0]) if refine else None,
                 presence=None if presence is None else float(presence[position]),
             )
             for position in range(len(prompts))
         ]
+        if far:
+            plain = Predictor(self.sam, every_cell=self.every_cell)
+            instead = plain._answer_alike(embedding, [prompts[i] for i in far], all_masks)
+            for i, answer in zip(far, instead, strict=True):
+                answers[i] = replace(answer, presence=answers[i].presence, fallback=True)
+        return answers
 
-    def _without_specks(
-        self, logits: NDArray[np.float32], prompt: Prompt, embedding: Embedding
-    ) -> NDArray[np.float32]:
-        """An answer's logits, (4h, 4w), without its small parts; a clicked one stays."""
-        assert self.adapter is not None
+    @staticmethod
+    def _tidied(
+        logits: NDArray[np.float32], prompt: Prompt, embedding: Embedding, info: AdapterInfo
+    ) -> tuple[NDArray[np.float32], bool]:
+        """An answer's logits, (4h, 4w), without specks, and whether it is far from its clicks."""
         side = len(logits)
+        rows, columns = embedding.reached((side, side))
         to_input = np.divide(embedding.input_size, embedding.original_size)[::-1]  # (x, y)
         clicks = (prompt.points[prompt.labels == 1] + 0.5) * to_input * side / embedding.padded_side
-        frame = embedding.reached((side, side))
-        return without_specks(logits, self.adapter.info.least_part, frame, clicks)
+        if info.least_part:
+            logits = without_specks(logits, info.least_part, (rows, columns), clicks)
+        if prompt.box is not None or not info.heeds_clicks:
+            return logits, False
+        return logits, is_far(logits[:rows, :columns] > 0, clicks)
 
     def _decode(
         self, embedding: Embedding, prompts: list[Prompt], all_masks: bool, every_cell: bool

@@ -33,6 +33,7 @@ class Result:
         moves: what refining did to the contours.
         seconds: what the mask took; those of an image's masks add up to the image's.
         reason: why there is nothing; the mask is empty then.
+        fallback: whether plain SAM answered, because the adapter's answer was far from the clicks.
     """
 
     mask: npt.NDArray[np.bool_]
@@ -47,6 +48,7 @@ class Result:
     seconds: float = 0.0
     reason: str = ""
     presence: float | None = None
+    fallback: bool = False
 
     @property
     def expected_iou(self) -> float:

@@ -208,6 +208,7 @@ def fit(
         },
         proposes=learned.proposes,
         least_part=least_part(one.on_object() for one in objects),
+        heeds_clicks=True,
     )
     adapter = Adapter(info, learned)
     in_turns = [Predictor(sam, Adapter(info, trial)) for trial in trials]

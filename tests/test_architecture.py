@@ -43,6 +43,7 @@ READING_ORDER = [
     "two_way",
     "decoder",
     "specks",
+    "nearness",
     "upscaling",
     "u_net",
     "dense_prompt",

@@ -3,6 +3,7 @@
 import errno
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from command import (
     write_adapter,
 )
 from PIL import Image
-from tiny_models import build_tiny_sam
+from tiny_models import build_adapter, build_tiny_sam
 
 from samtune.adapter import Adapter
 from samtune.embeddings import EmbeddingCache
@@ -141,6 +142,27 @@ def test_presence_is_told_with_every_mask_of_an_adapter_that_knows_it(tiny_sam, 
     assert knows["presence"] == pytest.approx(0.25, abs=1e-6)
     assert old["presence"] is None
     assert "presence 0.25" in run(*words).stdout
+
+
+def test_whose_answer_it_is_is_told_where_the_adapters_is_far_from_the_click(tiny_sam, workplace):
+    """The adapter returns one part alone, so that some clicks are far from it."""
+    adapter = build_adapter(tiny_sam, seed=3)
+    one_part = replace(adapter.info, least_part=1.0, heeds_clicks=True)
+    Adapter(one_part, adapter.learned).save(workplace / "parts.safetensors")
+    points = [f"{x},{y}" for x in range(1, 64, 4) for y in range(1, 48, 4)]
+    lines = "".join(f'{{"image": "a.png", "points": [[{point}]]}}\n' for point in points)
+    words = ["segment", "--prompts", "-", "--adapter", "parts.safetensors"]
+    answers = told(run(*words, "--json", stdin=lines.encode()))
+    far = [point for point, one in zip(points, answers, strict=True) if one["fallback"]]
+    assert 0 < len(far) < len(points)
+    words = ["segment", "a.png", "-a", "parts.safetensors", "--point"]
+    assert "plain SAM's: the adapter's mask is far from the click" in run(*words, far[0]).stdout
+    near = next(point for point in points if point not in far)
+    assert "plain SAM" not in run(*words, near).stdout
+    (plain,) = told(run("segment", "a.png", "--point", far[0], "--json"))
+    (answer,) = told(run(*words, far[0], "--json"))
+    assert (read_mask(answer["mask"]) == read_mask(plain["mask"])).all()
+    assert (answer["adapter"], plain["fallback"]) == ("parts.safetensors", False)
 
 
 @pytest.mark.parametrize("share", [0.9, 1.1])
