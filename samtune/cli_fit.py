@@ -122,8 +122,8 @@ def fit(
         bool | None,
         typer.Option(
             "--dense-prompt/--no-dense-prompt",
-            help="Learn what to tell the decoder of each place of an image, too, or move the "
-            "prompt's tokens alone, as the paper does. "
+            help="plm, vrp: learn what to tell the decoder of each place of an image, too, or the "
+            "prompt's tokens alone, as the papers do. "
             f"[default: {'--dense-prompt' if FitConfig.dense_prompt else '--no-dense-prompt'}]",
         ),
     ] = None,
@@ -184,10 +184,15 @@ def fit(
             "--method vrp takes all images as references in turn, and has no parts: leave out "
             "--reference and --without."
         )
-    if method != "plm" and (pmm is not None or dense_prompt is not None or no_refiner):
+    if method != "plm" and (pmm is not None or no_refiner):
         context.fail(
-            "--pmm, --dense-prompt, their opposites and --no-refiner are for --method plm: the "
-            "others have none of them."
+            "--pmm, --no-pmm and --no-refiner are for --method plm: the others have neither a "
+            "Point Matching Module nor a contour refiner."
+        )
+    if method.startswith("persam") and dense_prompt is not None:
+        context.fail(
+            f"--method {method} learns no dense prompt: --dense-prompt and --no-dense-prompt are "
+            "for --method plm and vrp."
         )
     if method != "plm" and auto:
         context.fail(
@@ -253,6 +258,7 @@ def fit(
                 epochs=epochs,
                 max_minutes=max_minutes,
                 val_fraction=config.val_fraction,
+                dense_prompt=config.dense_prompt,
             ),
             classes=several,
             several=classes is not None,

@@ -100,6 +100,8 @@ class VrpConfig:
     queries: int = 50  # prompt tokens; Sun et al. 2024, section 3.2
     batch_size: int = 2  # targets a step
     learning_rate: float = 1e-3  # AdamW, cosine decay to 0; the paper's 1e-4 is for many more
+    dense_prompt: bool = True  # beside the tokens, learn what to add to the target's cells
+    dense_rate: float = 3e-4  # learning rate of that
     weight_decay: float = 1e-6  # Sun et al. 2024, section 4.1
     warmup_episodes: int = 100  # linear
     references: tuple[int, ...] = (1, 2, 4)  # in an episode, each as often

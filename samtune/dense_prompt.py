@@ -30,10 +30,11 @@ class DensePrompt(UNet):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(cast(Tensor, self.leave.bias))
 
-    def forward(self, image_embeddings: Tensor) -> Tensor:
+    def forward(self, image_embeddings: Tensor, told: Tensor | None = None) -> Tensor:
         """What to add to the dense prompt of I images, (I, C, h, w).
 
         Args:
             image_embeddings: (I, C, h, w).
+            told: (I, width, h, w), what is known of each cell from elsewhere.
         """
-        return cast(Tensor, self.leave(self.look(image_embeddings)))
+        return cast(Tensor, self.leave(self.look(image_embeddings, told)))

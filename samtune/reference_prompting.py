@@ -4,8 +4,9 @@ Sun et al. 2024 (https://arxiv.org/abs/2402.17726); the network is in vrp.py. Th
 the object is comes from Fisher's discriminant between the references' cells (targets.py) in place
 of the paper's largest cosine, which is hardly ever on the object with MobileSAM's embedding. The
 decoder is given that guess as well, in its own words: a point at its most likely place and a mask
-prompt. The learned tokens start small beside them, and training starts from an answer instead of
-from noise, which is what makes a few hundred episodes on a CPU enough (benchmarks/README.md).
+prompt. The learned tokens start small beside them, a learned dense prompt at nought, and training
+starts from an answer instead of from noise, which is what makes a few hundred episodes on a CPU
+enough (benchmarks/README.md).
 
 Of references only their digest is kept: queries, a prototype and two directions. An adapter that
 was trained on one kind of thing carries one; other references are digested when they are given.
@@ -57,8 +58,11 @@ class ReferencePrompting(Method):
         queries = settings.get("queries", QUERIES)
         if not isinstance(queries, int) or not 1 <= queries <= _MOST_QUERIES:
             raise ValueError(f"{queries!r:.20} queries")
-        own = any(name.startswith("references.") for name in names)
-        return cls(VisualReferencePrompts(queries), own=own)
+        own, dense = (
+            any(name.startswith(prefix) for name in names)
+            for prefix in ("references.", "encoder.dense_prompt.")
+        )
+        return cls(VisualReferencePrompts(queries, dense=dense), own=own)
 
     def with_references(self, sam: Sam, references: Sequence[Marked]) -> "ReferencePrompting":
         """As Method's: the same encoder with other references.
@@ -101,7 +105,8 @@ class ReferencePrompting(Method):
         own = sam.encode_prompts(list(asked), embedding.original_size)
         tokens = torch.cat([own, learned.expand(len(prompts), -1, -1)], dim=1)
         features = sam.image_cells(embedding).features
-        return sam.decoder.attend(features, sam.image_pe, tokens, likely_mask(sam, likeness))
+        dense = dense_prompt(sam, self.encoder, features, likeness, known.prototype)
+        return sam.decoder.attend(features, sam.image_pe, tokens, dense)
 
     def mix(self, estimates: Tensor) -> Tensor:
         """As Method's: SAM's single mask."""
@@ -195,14 +200,42 @@ def likely_place(likeness: NDArray[np.float32], embedding: Embedding) -> Prompt:
     return Prompt.of([point_in_cell((row, column), embedding)])
 
 
-def likely_mask(sam: Sam, likeness: NDArray[np.float32]) -> Tensor:
-    """Likeness as a mask prompt: (1, 256, h, w) dense embeddings."""
-    rows, columns = likeness.shape
-    logits = torch.full(sam.image_pe.shape[-2:], -_SUREST)
+def dense_prompt(
+    sam: Sam,
+    encoder: VisualReferencePrompts,
+    features: Tensor,
+    likeness: NDArray[np.float32],
+    prototype: Tensor,
+) -> Tensor:
+    """Likeness as a mask prompt, and what was learned to add to it: (1, 256, h, w) embeddings.
+
+    Args:
+        sam: the frozen model.
+        encoder: what was learned.
+        features: (1, 256, h, w) of the target.
+        likeness: (rows, columns) of its cells without the padding.
+        prototype: (256,) of the references.
+    """
+    mask = sam.encode_masks(_likely_mask(likeness, features.shape[-2:]).to(sam.device))
+    if encoder.dense_prompt is None:
+        return mask
+    guess = F.pad(torch.from_numpy(likeness.clip(0, 1)), _padding(likeness, features.shape[-2:]))
+    learned: Tensor = encoder.dense_prompt(features, guess.to(sam.device), prototype)
+    return mask + learned
+
+
+def _likely_mask(likeness: NDArray[np.float32], grid: tuple[int, ...]) -> Tensor:
+    """Likeness as logits of SAM's mask prompt, (1, 1, 4h, 4w)."""
     steep = torch.from_numpy(likeness - _HALFWAY) * _STEEPNESS
-    logits[:rows, :columns] = steep.clamp(-_SUREST, _SUREST)
-    enlarged = F.interpolate(logits[None, None], scale_factor=4, mode="bilinear")
-    return sam.encode_masks(enlarged.to(sam.device))
+    surest = steep.clamp(-_SUREST, _SUREST)
+    logits = F.pad(surest, _padding(likeness, grid), value=-_SUREST)
+    return F.interpolate(logits[None, None], scale_factor=4, mode="bilinear")
+
+
+def _padding(likeness: NDArray[np.float32], grid: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """What lies behind an image's cells in the (h, w) grid, as F.pad takes it."""
+    rows, columns = likeness.shape
+    return 0, grid[1] - columns, 0, grid[0] - rows
 
 
 def target_cells(sam: Sam, embedding: Embedding, likeness: NDArray[np.float32]) -> CellsAndMask:

@@ -34,15 +34,17 @@ class UNet(nn.Module):
             nn.Conv2d(2 * width, width, side, padding=side // 2) for side in sides[-2::-1]
         )
 
-    def look(self, features: Tensor) -> Tensor:
+    def look(self, features: Tensor, told: Tensor | None = None) -> Tensor:
         """What is to be known of each cell, (B, width, h, w).
 
         Args:
             features: (B, channels, h, w) embeddings.
+            told: (B, width, h, w), what is known of each cell from elsewhere.
         """
         cells = features.permute(0, 2, 3, 1)
         normed = F.layer_norm(cells, cells.shape[-1:]).permute(0, 3, 1, 2)
-        grid = F.gelu(self.enter(self.drop(normed)))
+        entered = self.enter(self.drop(normed))
+        grid = F.gelu(entered if told is None else entered + told)
         finer = []
         for number, step in enumerate(self.down):
             if number:

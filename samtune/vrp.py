@@ -9,8 +9,9 @@ As in the paper: feature augmenter (a cell, the prototype of the object, ten tim
 one layer with ReLU), 50 queries, one layer of four heads, norm after each step, no MLP. Other than
 there: SAM's own embedding takes the place of a ResNet's features, so that nothing is encoded twice,
 and needs a norm before (image_cells.py); cells of all references are looked at together, so that
-an answer costs the same whatever their number; and queries take the positions of the target's cells
-along, which is what SAM's own prompts are made of (benchmarks/README.md).
+an answer costs the same whatever their number; queries take the positions of the target's cells
+along, which is what SAM's own prompts are made of; and a dense prompt may be learned beside the
+tokens (reference_dense_prompt.py; benchmarks/README.md).
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samtune.reference_dense_prompt import EMPHASIS, ReferenceDensePrompt
+
 WIDTH = 256  # channels of a token and of an image cell, fixed by SAM
 HEADS = 4
 QUERIES = 50
-_EMPHASIS = 10.0  # of the mask beside the cells' channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ class VisualReferencePrompts(nn.Module):
         width: C, channels of cells and tokens.
         heads: of each attention.
         first_size: of the tokens at the start, as a share of a normed one's.
+        dense: whether a dense prompt is learned beside the tokens.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class VisualReferencePrompts(nn.Module):
         width: int = WIDTH,
         heads: int = HEADS,
         first_size: float = 1.0,
+        *,
+        dense: bool = False,
     ) -> None:
         super().__init__()
         self.augment = nn.Linear(2 * width + 1, width, bias=False)
@@ -81,6 +86,7 @@ class VisualReferencePrompts(nn.Module):
         self.to_target = _Step(width, heads)
         self.at_the_end = _Step(width, heads)
         nn.init.constant_(self.at_the_end.norm.weight, first_size)
+        self.dense_prompt = ReferenceDensePrompt(channels=width) if dense else None
 
     def digest(self, references: Sequence[CellsAndMask]) -> Digest:
         """Look at the references, at least one, each with something annotated."""
@@ -114,7 +120,7 @@ class VisualReferencePrompts(nn.Module):
         weight = self.augment.weight
         of_cell, of_prototype, of_mask = weight[:, :width], weight[:, width:-1], weight[:, -1]
         shared = of_prototype @ prototype
-        marked = _EMPHASIS * cells.share[:, None] * of_mask
+        marked = EMPHASIS * cells.share[:, None] * of_mask
         return F.relu(F.linear(cells.features, of_cell) + shared + marked)
 
 

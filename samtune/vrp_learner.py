@@ -8,10 +8,11 @@ the seed and the step's number alone (run.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from samtune.config import VrpConfig
 from samtune.input_frame import Embedding
@@ -21,8 +22,8 @@ from samtune.prompts import Prompt
 from samtune.reference_cells import Marked, draw_annotation, share_of_target, vanishes
 from samtune.reference_prompting import (
     ReferencePrompting,
+    dense_prompt,
     fit_directions,
-    likely_mask,
     likely_place,
     marked_cells,
     single_mask,
@@ -73,8 +74,10 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
         for one in targets:
             self.classes.setdefault(one.label, []).append(one.supervision)
         super().__init__(
-            lambda: VisualReferencePrompts(config.queries, first_size=config.first_size),
-            lambda network: [{"params": network.parameters(), "lr": config.learning_rate}],
+            lambda: VisualReferencePrompts(
+                config.queries, first_size=config.first_size, dense=config.dense_prompt
+            ),
+            lambda network: _parameter_groups(network, config),
             seed=config.seed,
             device=sam.device,
             weight_decay=config.weight_decay,
@@ -164,12 +167,10 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
         cells = _thinned(target_cells(sam, embedding, likeness), seen, rng)
         learned: Tensor = self.learned(digest, cells)
         asked = sam.encode_prompts([likely_place(likeness, embedding)], embedding.original_size)
-        return sam.decoder.attend(
-            embedding.features[None],
-            sam.image_pe,
-            torch.cat([asked, learned[None]], dim=1),
-            likely_mask(sam, likeness),
-        )
+        tokens = torch.cat([asked, learned[None]], dim=1)
+        features = embedding.features[None]
+        dense = dense_prompt(sam, self.learned, features, likeness, digest.prototype)
+        return sam.decoder.attend(features, sam.image_pe, tokens, dense)
 
     def _scores(
         self,
@@ -193,6 +194,16 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
     def _embedding(self, one: Supervision) -> Embedding:
         """The target's image in the input frame, where its clicks and its box are."""
         return Embedding(self.images.batch([one.image_index])[0], one.frame, one.frame)
+
+
+def _parameter_groups(network: VisualReferencePrompts, config: VrpConfig) -> list[dict[str, Any]]:
+    """AdamW's groups: what gives the tokens, and what gives the dense prompt, if anything does."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        dense = name.startswith("dense_prompt.")
+        rate = config.dense_rate if dense else config.learning_rate
+        groups.setdefault(rate, []).append(parameter)
+    return [{"params": members, "lr": rate} for rate, members in groups.items()]
 
 
 def _thinned(cells: CellsAndMask, count: int, rng: np.random.Generator) -> CellsAndMask:

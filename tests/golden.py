@@ -35,7 +35,11 @@ from samtune.targets import Direction
 from samtune.vrp import VisualReferencePrompts
 
 FOLDER = Path(__file__).with_name("golden")
-ADAPTERS = {**{method: method for method in METHODS}, "plm-dense": "plm"}  # and their methods
+ADAPTERS = {  # and their methods
+    **{method: method for method in METHODS},
+    "plm-dense": "plm",
+    "vrp-dense": "vrp",
+}
 SIZE = (90, 120)  # (H, W) of the image
 PROMPTS = {
     "point": Prompt.of(points=[(40, 50)]),
@@ -105,8 +109,10 @@ def learned(name: str, sam: Sam) -> nn.Module:
         refiner.deviation.fill_(1)
         return PromptLearning(plm, selector, refiner, head, object_map).eval()
     if method == "vrp":
-        prompting = ReferencePrompting(VisualReferencePrompts(8), own=True)
-        fill(prompting, 40_000, 1 / 64)
+        dense = name == "vrp-dense"
+        encoder = VisualReferencePrompts(8, dense=dense)
+        prompting = ReferencePrompting(encoder, own=True)
+        fill(prompting, 60_000 if dense else 40_000, 1 / 256 if dense else 1 / 64)
         return prompting.eval()
     target, where, what = (drawn(seed, (256,)).astype(np.float32) for seed in (31, 32, 33))
     directions = Direction(2 * where, -1.5), Direction(2 * what, -1.5)

@@ -71,6 +71,7 @@ READING_ORDER = [
     "object_search",
     "prompt_learning",
     "persam",
+    "reference_dense_prompt",
     "vrp",
     "reference_prompting",
     "references",

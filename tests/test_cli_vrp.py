@@ -189,7 +189,7 @@ def test_refine_and_export_say_why_not(one_class):
         (["--method", "vrp", "--reference", "auto"], "takes all images as references in turn"),
         (["--method", "vrp", "--no-pmm"], "--method plm"),
         (["--method", "vrp", "--no-refiner"], "--method plm"),
-        (["--method", "vrp", "--no-dense-prompt"], "--method plm"),
+        (["--method", "persam", "--no-dense-prompt"], "for --method plm and vrp"),
         (["--classes", "1,2"], "--classes is for --method vrp"),
         (["--method", "vrp", "--classes", "1", "--class", "1"], "takes the place of --class"),
         (["--method", "vrp", "--classes", "1,x"], "numbers from 1 on"),

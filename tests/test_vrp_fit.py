@@ -152,6 +152,15 @@ def test_a_limit_of_time_ends_training_with_what_was_learned_so_far(run):
     assert limited.found[1].iou >= 0
 
 
+def test_a_dense_prompt_is_learned_unless_it_is_left_out(run, whole, tiny_sam, tmp_path):
+    assert whole.adapter.learned.encoder.dense_prompt.network.leave.weight.any()  # nought at first
+    without = run(replace(QUICK, dense_prompt=False)).adapter
+    without.save(tmp_path / "a.safetensors")
+    loaded = Adapter.load(tmp_path / "a.safetensors", tiny_sam).learned
+    assert loaded.encoder.dense_prompt is None
+    assert same(tensors(loaded), tensors(without.learned))
+
+
 def test_another_seed_is_another_adapter_and_sam_stays_as_it_was(run, whole, tiny_sam):
     before = tiny_sam.decoder_fingerprint, tiny_sam.encoder_fingerprint
     other = run(replace(QUICK, seed=1))
