@@ -207,6 +207,7 @@ def _print_obedience(names: list[str], obeyed: Sequence["Obedience | None"]) -> 
     if not known:
         return
     typer.echo()
+    first = known[0][1]
     rows = [
         [
             name,
@@ -214,15 +215,22 @@ def _print_obedience(names: list[str], obeyed: Sequence["Obedience | None"]) -> 
                 percent,
                 (one.false_responses, one.false_alarms, one.false_and_present, one.missed),
             ),
+            *([percent(one.alarmed_images)] if first.empty_images else []),
         ]
         for name, one in known
     ]
-    clicks = count(known[0][1].clicks, "click") + " beside"
-    typer.echo(table([clicks, "an object's mask", "presence", "both", "missed"], rows))
+    clicks = f"{count(first.clicks, 'click')} beside"
+    header = [clicks, "an object's mask", "presence", "both", "missed"]
+    typer.echo(table([*header, *(["empty"] if first.empty_images else [])], rows))
     typer.echo(
         "% of clicks beside all objects that get an object's mask, that have a presence of 0.5 or "
         "more, and both; missed: % of objects whose own click has less"
     )
+    if first.empty_images:
+        images = count(first.empty_images, "image")
+        typer.echo(
+            f"empty: % of {images} without an object where one of four clicks has 0.5 or more"
+        )
 
 
 def _score_found(

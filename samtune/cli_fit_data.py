@@ -1,5 +1,6 @@
 """What `samtune fit` reads: what to learn from, and what is held out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,4 +117,4 @@ def leave_copies_out(terminal: Terminal, dataset: "Dataset", held_out: "Dataset"
         f"  left out of training: {count(len(copies), 'image')} (first: {copies[0]}), also held "
         f"out in {held_out.folder}"
     )
-    return dataset.subset(kept)
+    return replace(dataset.subset(kept), empty=dataset.empty)

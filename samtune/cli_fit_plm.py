@@ -55,6 +55,8 @@ def fit_plm(
         found = read(terminal)
         for file in (output, state, *(files or ())):
             check_writable(file)
+        if empty := len(found[0].some_empty(config.empty_images)):
+            terminal.say(f"the presence also learns from {count(empty, 'image')} without an object")
         return found
 
     with (

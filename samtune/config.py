@@ -50,6 +50,7 @@ class FitConfig:
     trial_objects: int = 600  # seen at most in a training whose weights are not kept
     few_objects: int = 1000  # seen in the training of few masks whose weights are, at least
     few_passes: int = 50  # over them
+    empty_images: int = 32  # without an object, at most, that the presence learns from
     pmm: bool = True  # the Point Matching Module as auxiliary task
     pmm_weight: float = 1.0  # λ, equation 3
     pmm_rate: float = 3e-4  # learning rate of the PMM

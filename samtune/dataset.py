@@ -37,6 +37,8 @@ class Dataset:
         objects: all objects, in the order of the pairs.
         skipped: what was left out, and why.
         reading: what was taken for an object.
+        empty: images whose mask says that they show no object. Annotations of other tools do not
+            say so: what is not annotated there may just not have been.
     """
 
     folder: Path
@@ -46,9 +48,13 @@ class Dataset:
     objects: tuple[DatasetObject, ...]
     skipped: tuple[Skipped, ...]
     reading: LabelReading
+    empty: tuple[Pair, ...] = ()
 
     def subset(self, image_indices: Iterable[int]) -> "Dataset":
-        """The data set of some of the images only, numbered anew in the given order."""
+        """The data set of some of the images only, numbered anew in the given order.
+
+        Images without an object are none of them.
+        """
         chosen = list(image_indices)
         position = {old: new for new, old in enumerate(chosen)}
         if len(position) != len(chosen):
@@ -69,6 +75,12 @@ class Dataset:
             skipped=(),
             reading=self.reading,
         )
+
+    def some_empty(self, count: int) -> list[Pair]:
+        """So many of the images without an object, at most, evenly from all."""
+        last = len(self.empty) - 1
+        chosen = np.linspace(0, last, min(count, len(self.empty))).round().astype(int).tolist()
+        return [self.empty[index] for index in chosen]
 
     def in_a_mirror(self) -> "Dataset":
         """Each image in a mirror."""
@@ -211,7 +223,8 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
         seed: the same seed draws the same images.
 
     Returns:
-        What to train on, and what is held out: at least one image each.
+        What to train on, and what is held out: at least one image each. Images without an object
+        are to train on.
 
     Raises:
         DatasetError: there is only one image.
@@ -225,7 +238,7 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     def of(chosen: Sequence[int]) -> Dataset:
         return dataset.subset(sorted(index for group in chosen for index in groups[group]))
 
-    return of(order[held_out:]), of(order[:held_out])
+    return replace(of(order[held_out:]), empty=dataset.empty), of(order[:held_out])
 
 
 def folds(dataset: Dataset, count: int, seed: int) -> list[list[int]]:

@@ -48,6 +48,7 @@ class Loaded:
     objects: tuple[DatasetObject, ...]
     skipped: tuple[Skipped, ...]
     reading: LabelReading
+    empty: tuple[Pair, ...] = ()
 
 
 def load_mask_files(
@@ -77,6 +78,7 @@ def load_mask_files(
     reading = decide_reading([file.counts for file in files], objects, class_id)
     kept: list[_PairOfFiles] = []
     found: list[DatasetObject] = []
+    empty: list[Pair] = []
     for file in files:
         things, specks = objects_in(file.labels(), reading, image_index=len(kept))
         if specks:
@@ -88,6 +90,7 @@ def load_mask_files(
         else:
             reason = "empty mask" if class_id is None else f"class {class_id} does not occur"
             pairing.skipped.append(Skipped(file.pair.image, reason))
+            empty += [] if specks else [file.pair]
     if not found:
         raise _no_objects(folder, [file.counts for file in files], class_id)
     return Loaded(
@@ -97,6 +100,7 @@ def load_mask_files(
         objects=tuple(found),
         skipped=tuple(pairing.skipped),
         reading=reading,
+        empty=tuple(empty),
     )
 
 

@@ -13,6 +13,8 @@ from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import encoded_images
 from samtune.metrics import iou
+from samtune.pairs import Pair
+from samtune.predictor import Predictor
 from samtune.prompts import Prompt, center_point, points_off
 from samtune.sam import Sam
 from samtune.turns import Answering, who_answers
@@ -32,6 +34,9 @@ class Obedience:
         false_alarms: of those, how many have a presence of 0.5 or more; None where it is not known.
         false_and_present: of those, how many are both.
         missed: of clicks in the middle of objects, how many have a presence below 0.5.
+        empty_images: how many images without an object were tried, with as many clicks on each.
+        alarmed_images: of those, how many have a click with a presence of 0.5 or more; None where
+            there are none, or it is not known.
     """
 
     clicks: int
@@ -39,6 +44,8 @@ class Obedience:
     false_alarms: float | None
     false_and_present: float | None
     missed: float | None
+    empty_images: int = 0
+    alarmed_images: float | None = None
 
 
 def measure_obedience(
@@ -59,7 +66,8 @@ def measure_obedience(
         on_progress: called with the number of images done and of all.
 
     Returns:
-        Of each predictor; None where objects fill all images.
+        Of each predictor; None where objects fill all images. Those that take turns are not asked
+        about images without an object, from which each has learned.
     """
     beside: list[list[tuple[bool, float | None]]] = [[] for _ in predictors]
     present: list[list[float | None]] = [[] for _ in predictors]
@@ -77,17 +85,40 @@ def measure_obedience(
             if predictor.adapter is not None:
                 centers = [center_point(mask) for mask in masks]
                 present[number] += predictor.presence(embedding, centers)
-    return [_shares(*both) for both in zip(beside, present, strict=True)]
+    return [
+        _shares(own, there, len(dataset.empty), _alarmed(dataset.empty, one, sam, cache))
+        for own, there, one in zip(beside, present, predictors, strict=True)
+    ]
+
+
+def _alarmed(
+    empty: Sequence[Pair], answering: Answering, sam: Sam, cache: EmbeddingCache
+) -> float | None:
+    """The share of images without an object of which a click is said to be on one."""
+    if not isinstance(answering, Predictor):
+        return None
+    alarmed: list[bool] = []
+    for index, pair in enumerate(empty):
+        _, embedding = cache.encode(pair.read(), sam)
+        nothing = np.zeros(embedding.original_size, dtype=bool)
+        places = points_off(nothing, np.random.default_rng([index + 1, 8]), CLICKS)
+        told = answering.presence(embedding, [Prompt.of([(x, y)]) for x, y in places.tolist()])
+        known = [presence for presence in told if presence is not None]
+        alarmed += [max(known) >= PRESENT] if known else []
+    return float(np.mean(alarmed)) if alarmed else None
 
 
 def _shares(
-    beside: list[tuple[bool, float | None]], present: list[float | None]
+    beside: list[tuple[bool, float | None]],
+    present: list[float | None],
+    empty_images: int,
+    alarmed: float | None,
 ) -> Obedience | None:
     if not beside:
         return None
     false, presence = (np.array(column) for column in zip(*beside, strict=True))
     if presence[0] is None:
-        return Obedience(len(beside), float(false.mean()), None, None, None)
+        return Obedience(len(beside), float(false.mean()), None, None, None, empty_images)
     alarms = presence >= PRESENT
     return Obedience(
         clicks=len(beside),
@@ -95,4 +126,6 @@ def _shares(
         false_alarms=float(alarms.mean()),
         false_and_present=float((false & alarms).mean()),
         missed=float((np.array(present) < PRESENT).mean()),
+        empty_images=empty_images,
+        alarmed_images=alarmed,
     )

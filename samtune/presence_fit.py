@@ -1,14 +1,17 @@
 """Fit an adapter's presence head: clicks on objects and beside them, on the trained adapter.
 
-Its tokens are those that `segment` will judge, because the adapter does not change any more. What
-is calibrated on are clicks on held-out objects, or, where trainings took turns in holding objects
-out, the judgements of each trial's head on those it has not seen.
+Its tokens are those that `segment` will judge, because the adapter does not change any more. Where
+there are images without an object, it also learns from those clicks on them that it would take for
+clicks on one. What is calibrated on are clicks on held-out objects, or, where trainings took turns
+in holding objects out, the judgements of each trial's head on those it has not seen.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from samtune.joining import joined
@@ -22,12 +25,27 @@ from samtune.trials import Split
 _OBJECTS, _HELD_OUT = 256, 128  # that clicks are tried on, evenly from more
 _AGAIN = 8  # times an object is tried at most, where there are fewer
 _CLICKS = 2  # of each kind for each of them
+_TRIED, _TAKEN = 16, 6  # clicks on an image without an object, and those most like one
+
+
+@dataclass(frozen=True)
+class EmptyImage:
+    """An image without an object.
+
+    Attributes:
+        image_index: which of the encoded images.
+        frame: (H, W) its input size.
+    """
+
+    image_index: int
+    frame: tuple[int, int]
 
 
 def fit_presence(
     sam: Sam,
     learned: PromptLearning,
     images: EncodedImages,
+    empty: Sequence[EmptyImage],
     split: Split,
     trials: Sequence[tuple[PromptLearning, Split]],
     seed: int,
@@ -37,7 +55,8 @@ def fit_presence(
     Args:
         sam: the frozen model.
         learned: the trained modules.
-        images: the embeddings of all images that objects are in.
+        images: the embeddings of all images.
+        empty: those without an object.
         split: what the adapter was trained on, and what was held out.
         trials: modules of trainings that took turns, and what each was trained on, where nothing
             was held out for good.
@@ -46,7 +65,7 @@ def fit_presence(
     Returns:
         The head; None where objects fill all their images, so that nothing is beside them.
     """
-    clicks = _Clicks(sam, images, np.random.default_rng([seed, 4]))
+    clicks = _Clicks(sam, images, empty, np.random.default_rng([seed, 4]))
     head = clicks.learn(learned, split.objects)
     if head is None:
         return None
@@ -63,13 +82,26 @@ def fit_presence(
 class _Clicks:
     """Clicks on objects and beside them, drawn one after another, as an adapter answers them."""
 
-    def __init__(self, sam: Sam, images: EncodedImages, rng: np.random.Generator) -> None:
-        self.sam, self.images, self.rng = sam, images, rng
+    def __init__(
+        self,
+        sam: Sam,
+        images: EncodedImages,
+        empty: Sequence[EmptyImage],
+        rng: np.random.Generator,
+    ) -> None:
+        self.sam, self.images, self.empty, self.rng = sam, images, empty, rng
 
     def learn(self, learned: PromptLearning, objects: list[Supervision]) -> PresenceHead | None:
         """A head that tells them apart; None where there are none of a kind."""
         tokens = self._tokens(learned, _evenly(objects, _OBJECTS))
-        return None if tokens is None else PresenceHead.fit(*tokens)
+        if tokens is None:
+            return None
+        on_object, beside = tokens
+        head = PresenceHead.fit(on_object, beside)
+        if not self.empty:
+            return head
+        mistaken = [self._most_like_one(head, learned, image) for image in self.empty]
+        return PresenceHead.fit(on_object, torch.cat([beside, *mistaken]))
 
     def judge(
         self, head: PresenceHead, learned: PromptLearning, objects: list[Supervision]
@@ -94,13 +126,29 @@ class _Clicks:
         clicks = np.concatenate(
             [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
         )
+        return self._attend(learned, clicks, one.image_index)[None]
+
+    @torch.inference_mode()
+    def _most_like_one(
+        self, head: PresenceHead, learned: PromptLearning, image: EmptyImage
+    ) -> Tensor:
+        """Tokens of clicks on an image without an object, (clicks, T, C)."""
+        height, width = image.frame
+        clicks = self.rng.uniform(0, (width - 1, height - 1), (_TRIED, 2)).astype(np.float32)
+        tokens = self._attend(learned, clicks, image.image_index)
+        return tokens[head(tokens).topk(_TAKEN).indices]
+
+    def _attend(
+        self, learned: PromptLearning, clicks: NDArray[np.float32], image_index: int
+    ) -> Tensor:
+        """Tokens of (N, 2) clicks in the input frame of an image, (N, T, C)."""
         points = torch.from_numpy(clicks)[:, None].to(self.sam.device)
         labels = torch.ones(len(points), 1, dtype=torch.int64, device=self.sam.device)
-        features = self.images.batch([one.image_index])
+        features = self.images.batch([image_index])
         prompts = self.sam.encode_points(points, labels)
         plm, dense_prompt = learned.plm, learned.dense_prompt
         tokens, _ = attend_moved(self.sam, plm, dense_prompt, prompts, features)
-        return tokens[None]
+        return tokens
 
 
 def _evenly(objects: list[Supervision], most: int) -> list[Supervision]:

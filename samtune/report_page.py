@@ -228,6 +228,17 @@ def _beside(numbers: dict[str, Any]) -> str:
         for source, found in known
     ]
     header = ["", "get an object's mask", "said to be one", "both", "objects missed"]
+    empty_images, of_empty = known[0][1]["empty_images"], ""
+    if empty_images:
+        header.append("empty images")
+        rows = [
+            [*row, percent(found["alarmed_images"])]
+            for row, (_, found) in zip(rows, known, strict=True)
+        ]
+        of_empty = (
+            f"<li><b>empty images</b>: of {count(empty_images, 'image')} without an object, on how "
+            "many one of four clicks has a presence of 50 % or more.</li>"
+        )
     return (
         f"<h2>Clicks beside the objects</h2><p>{count(known[0][1]['clicks'], 'click')} on places "
         "where there is no object of this kind. A model that knows one kind of thing may return "
@@ -241,7 +252,7 @@ def _beside(numbers: dict[str, Any]) -> str:
         "<li><b>both</b>: how many get such a mask with such a presence, so that nothing warns of "
         "it.</li>"
         "<li><b>objects missed</b>: of clicks in the middle of objects, how many have a presence "
-        f"below 50 %.</li></ul>{_missed(numbers)}"
+        f"below 50 %.</li>{of_empty}</ul>{_missed(numbers)}"
     )
 
 

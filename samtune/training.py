@@ -26,11 +26,13 @@ from samtune.encoding import encode_all
 from samtune.errors import SamtuneError
 from samtune.evaluation import ObjectScores, Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
+from samtune.images import image_size
+from samtune.input_frame import input_size
 from samtune.learner import EncodedImages
 from samtune.object_map import ObjectMap
 from samtune.object_map_fit import calibrate, fit_object_maps
 from samtune.predictor import Predictor
-from samtune.presence_fit import fit_presence
+from samtune.presence_fit import EmptyImage, fit_presence
 from samtune.processes import ALONE, Processes
 from samtune.refiner_fit import fit_refiners
 from samtune.resume import read_state, write_state
@@ -125,7 +127,8 @@ def fit(
     """
     started = time.monotonic()
     shown = train.with_mirror_images() if config.mirror else train
-    pairs = [*shown.pairs, *(() if val is None else val.pairs)]
+    without = train.some_empty(config.empty_images)
+    pairs = [*shown.pairs, *(() if val is None else val.pairs), *without]
     keys = encode_all(pairs, sam, cache, processes, on_progress)
     images = EncodedImages(sam, cache, pairs, keys)
     encoded = time.monotonic()
@@ -134,6 +137,10 @@ def fit(
     held_out = [
         replace(one, image_index=one.image_index + len(shown.pairs))
         for one in supervise(() if val is None else val.objects, sam.image_size, rng)
+    ]
+    empty = [
+        EmptyImage(index, input_size(image_size(pair.image), sam.image_size))
+        for index, pair in enumerate(without, start=len(pairs) - len(without))
     ]
     split = Split(objects, held_out, mirrored=val is not None and val.is_mirrored)
     parts = folds(train, config.folds, config.seed) if val is None else []
@@ -145,6 +152,7 @@ def fit(
         "encoder": sam.encoder_fingerprint,
         "train": train.fingerprint(),
         "val": None if val is None else val.fingerprint(),
+        "empty": len(without),
     }
     if any(other != identity for other in processes.together([identity])):
         raise SamtuneError(
@@ -166,7 +174,7 @@ def fit(
     learned = run.best_modules()
     trials = run.trial_modules() if isinstance(run, Trials) and turns else []
     tried = [*zip(trials, turns, strict=True)]
-    learned.presence = fit_presence(sam, learned, images, split, tried, config.seed)
+    learned.presence = fit_presence(sam, learned, images, empty, split, tried, config.seed)
     if config.refiner:
         refiners = fit_refiners(
             sam,
@@ -199,6 +207,7 @@ def fit(
         data={
             "train_images": len(train.pairs),
             "train_objects": len(train.objects),
+            "empty_images": len(without),
             "val_images": len((val or train).pairs),
             "val_objects": len((val or train).objects),
             "folds": len(parts),

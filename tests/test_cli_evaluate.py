@@ -52,6 +52,16 @@ def test_json_is_one_object_with_the_library_s_scores(words, tiny_sam, toy_datas
     assert one["iou"] != told["base_iou"]  # or one column could be the other
 
 
+def test_images_without_an_object_are_clicked_on_too(tiny_sam, toy_dataset, tmp_path):
+    file = write_adapter(tmp_path / "a.safetensors", tiny_sam)
+    words = ["evaluate", toy_dataset, "--adapter", file]
+    assert "empty" not in run(*words).stdout
+    Image.fromarray(np.zeros((96, 128), np.uint8)).save(toy_dataset / "masks" / "3.png")
+    assert "empty: % of 1 image without an object" in run(*words).stdout
+    (one,) = json.loads(run(*words, "--json").stdout)["adapters"]
+    assert one["beside"]["empty_images"] == 1
+
+
 def test_the_table_has_a_row_for_plain_sam_and_each_adapter(tiny_sam, toy_dataset, tmp_path):
     files = [
         write_adapter(tmp_path / "one.safetensors", tiny_sam, seed=1),

@@ -82,7 +82,8 @@ def test_fit_says_what_it_found_before_it_works(base_iou, toy_dataset):
     assert f"{toy_dataset}: 7 images with 7 objects, 90×120 px to 128×96 px" in lines
     assert "  left out: 3.png, empty mask" in lines
     assert "training on 5 images with 5 objects; held out: 2 images with 2 objects" in lines
-    assert lines.index("encoding 7/7") > lines.index("  left out: 3.png, empty mask")
+    assert "the presence also learns from 1 image without an object" in lines
+    assert lines.index("encoding 8/8") > lines.index("  left out: 3.png, empty mask")
 
 
 def test_fit_ends_with_the_scores_the_share_of_parameters_and_what_to_try_next(

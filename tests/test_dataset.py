@@ -76,6 +76,7 @@ def test_a_class_is_the_target_and_images_without_it_are_skipped(tmp_path):
     assert (dataset.objects[1].mask() == (mixed == 4)).all()
     (skipped,) = dataset.skipped
     assert (skipped.path.name, skipped.reason) == ("1.jpg", "class 4 does not occur")
+    assert [pair.image.name for pair in dataset.empty] == ["1.jpg"]
 
 
 def test_an_image_with_an_empty_mask_is_skipped_with_the_reason(tmp_path):
@@ -84,6 +85,31 @@ def test_an_image_with_an_empty_mask_is_skipped_with_the_reason(tmp_path):
     dataset = load_dataset(tmp_path)
     assert _images(dataset) == {"0.jpg", "2.jpg", "3.jpg"}
     assert [(s.path.name, s.reason) for s in dataset.skipped] == [("1.jpg", "empty mask")]
+    assert [pair.mask.name for pair in dataset.empty] == ["1.png"]
+
+
+def test_images_without_an_object_are_to_train_on(tmp_path):
+    healthy(tmp_path, count=9)
+    for number in (1, 4, 5, 7):
+        save(tmp_path / "masks" / f"{number}.png", disk(0))
+    train, held_out = split(load_dataset(tmp_path), 0.4, seed=0)
+    assert [pair.image.name for pair in train.empty] == ["1.jpg", "4.jpg", "5.jpg", "7.jpg"]
+    assert (len(train.pairs), len(held_out.pairs), held_out.empty) == (3, 2, ())
+    assert [pair.image.name for pair in train.some_empty(2)] == ["1.jpg", "7.jpg"]
+    assert train.some_empty(9) == list(train.empty)
+    assert held_out.some_empty(9) == []
+
+
+def test_a_mask_of_specks_alone_does_not_say_that_there_is_nothing(tmp_path):
+    healthy(tmp_path)
+    size = (600, 800)
+    speck = disk(0, size=size)
+    speck[5, 700] = 255
+    save(tmp_path / "images" / "1.jpg", photo(size=size))
+    save(tmp_path / "masks" / "1.png", speck)
+    dataset = load_dataset(tmp_path, objects="components")
+    assert "1.jpg" not in _images(dataset)
+    assert dataset.empty == ()
 
 
 def test_specks_left_out_are_told(tmp_path):

@@ -162,6 +162,20 @@ def test_clicks_beside_the_objects_have_a_table(report, page):
     assert "Clicks beside" not in Page(render(changed)).text
 
 
+def test_images_without_an_object_have_a_column_where_there_are_any(report, page):
+    assert "empty images" not in page.text
+    sources = [
+        {**source, "beside": beside and {**beside, "empty_images": 4, "alarmed_images": alarmed}}
+        for source, alarmed in zip(report.numbers["sources"], (None, None, 0.25), strict=True)
+        for beside in [source["beside"]]
+    ]
+    text = Page(render(replace(report, numbers={**report.numbers, "sources": sources}))).text
+    assert "objects missed empty images" in text
+    missed = 100 * sources[2]["beside"]["missed"]
+    assert f" {missed:.1f} 25.0 " in text
+    assert "of 4 images without an object" in text
+
+
 def test_missed_objects_are_listed_the_surest_first(report):
     objects = copy.deepcopy(report.numbers["objects"])
     for thing, presence in zip(objects, (0.4, 0.6, 0.1, 0.5), strict=True):

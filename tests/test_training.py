@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import build_tiny_sam
 
 from samtune.adapter import Adapter
@@ -18,6 +19,7 @@ from samtune.errors import SamtuneError
 from samtune.evaluation import Scores, score_objects
 from samtune.images import read_image
 from samtune.obedience import measure_obedience
+from samtune.pairs import Pair
 from samtune.predictor import Predictor
 from samtune.training import fit
 
@@ -519,6 +521,30 @@ def test_clicks_on_objects_and_beside_them_are_told_apart_on_held_out_images(
     (found,) = measure_obedience(data[1], tiny_sam, [predictor], EmbeddingCache(tmp_path))
     assert found.false_alarms < 0.3
     assert found.missed < 0.3
+
+
+def test_images_without_an_object_teach_what_is_none(run, data, tiny_sam, tmp_path):
+    pairs, rng = [], np.random.default_rng(3)
+    for number in range(4):  # shapes of another colour
+        photo = rng.integers(10, 70, (96, 128, 3), dtype=np.uint8)
+        photo[20:70, 10 + 15 * number : 75 + 15 * number] += np.array([20, 90, 180], np.uint8)
+        Image.fromarray(photo).save(tmp_path / f"{number}.png")
+        pairs.append(Pair(tmp_path / f"{number}.png", tmp_path / "none.png"))
+    config = replace(QUICK, objects=200, learning_rate=3e-3, warmup_objects=20, refiner=False)
+    empty = replace(data[0], empty=tuple(pairs[:3]))
+    without, taught = run(config), run(config, train=empty)
+    assert (
+        without.adapter.info.data["empty_images"],
+        taught.adapter.info.data["empty_images"],
+    ) == (0, 3)
+    cache = EmbeddingCache(tmp_path / "embeddings")
+    unseen = replace(data[1], empty=tuple(pairs[3:]))
+    before, after = measure_obedience(
+        unseen, tiny_sam, [Predictor(tiny_sam, one.adapter) for one in (without, taught)], cache
+    )
+    assert (before.empty_images, after.empty_images) == (1, 1)
+    assert (before.alarmed_images, after.alarmed_images) == (1.0, 0.0)
+    assert after.missed <= before.missed + 0.3
 
 
 @pytest.mark.parametrize("mirror", [False, True])
