@@ -29,6 +29,10 @@ class Answer(Protocol):
         """(H, W) at the image's own size."""
 
     @property
+    def low_res_logits(self) -> NDArray[np.float32]:
+        """(S, S) in the padded input frame."""
+
+    @property
     def score(self) -> float:
         """The estimate of its IoU, 0 to 1."""
 

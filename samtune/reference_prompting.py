@@ -13,6 +13,7 @@ was trained on one kind of thing carries one; other references are digested when
 The answer is a mask of everything of that kind; a click or a box is an additional prompt.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from samtune.errors import AdapterError
 from samtune.input_frame import Embedding
 from samtune.location_prior import LocationPrior
-from samtune.method import Method
+from samtune.method import Answer, Method
 from samtune.prompts import Prompt
 from samtune.reference_cells import Marked
 from samtune.sam import Sam
@@ -33,6 +34,10 @@ from samtune.targets import Direction, Trace, cells_inside, inner_cells, point_i
 from samtune.vrp import QUERIES, WIDTH, CellsAndMask, Digest, VisualReferencePrompts
 
 _MOST_QUERIES = 1000  # that a file may ask for
+# Whether an answer is right: logistic regression on its presence as PerSAM has it and on the mean
+# probability of its logits, fitted to answers on training images (benchmarks/README.md).
+_OF_LIKENESS, _OF_LOGITS, _THRESHOLD = 1.5, 1.3, 4.1
+_LEAST = 1e-4  # probability whose logit is taken
 _SUREST, _STEEPNESS, _HALFWAY = 10.0, 16.0, 0.5  # of the mask prompt's logits over likeness
 
 
@@ -115,7 +120,8 @@ class ReferencePrompting(Method):
     def search(self, embedding: Embedding) -> "Everything":
         """As Method's: all of it at once."""
         where, what = (self._known.direction(row).likeness(embedding) for row in (0, 1))
-        return Everything(LocationPrior(where, what, embedding, negative=False))
+        prior = LocationPrior(where, what, embedding, negative=False)
+        return Everything(prior, weighs_logits=self.encoder.dense_prompt is not None)
 
     @property
     def _known(self) -> "_Known":
@@ -131,12 +137,14 @@ class Everything:
     """A search (method.Search) that asks once, for all there is; or for what is in a place.
 
     Args:
-        prior: where the object is likely; tells whether an answer is on it.
+        prior: where the object is likely; tells whether an answer is on something like it.
+        weighs_logits: whether an answer's own logits also tell whether it is one, as those do that
+            a learned dense prompt has a part in.
     """
 
-    def __init__(self, prior: LocationPrior) -> None:
-        self.presence, self.patience = prior.presence, prior.patience
-        self._prior, self._asked = prior, False
+    def __init__(self, prior: LocationPrior, *, weighs_logits: bool) -> None:
+        self.patience = prior.patience
+        self._prior, self._weighs_logits, self._asked = prior, weighs_logits, False
 
     def propose(self, within: NDArray[np.float32] | None = None) -> Prompt | None:
         """Everything, the first time; or a point in the most likely place of a box."""
@@ -147,8 +155,23 @@ class Everything:
         self._asked = True
         return Prompt.of_everything()
 
+    def presence(self, answer: Answer) -> float:
+        """How likely it is that an answer is right: by its likeness, and by its own logits."""
+        alike = self._prior.presence(answer)
+        on_it = answer.low_res_logits[answer.low_res_logits > 0]
+        if not self._weighs_logits or not on_it.size:
+            return alike
+        sure = float((1 / (1 + np.exp(-on_it))).mean())
+        logit = _OF_LIKENESS * _logit(alike) + _OF_LOGITS * _logit(sure) - _THRESHOLD
+        return 1 / (1 + math.exp(-logit))
+
     def suppress(self, mask: NDArray[np.bool_], *, accepted: bool) -> None:
         """There is no second look."""
+
+
+def _logit(probability: float) -> float:
+    inside = min(max(probability, _LEAST), 1 - _LEAST)
+    return math.log(inside / (1 - inside))
 
 
 class _Known(nn.Module):

@@ -28,6 +28,7 @@ from samtune.processes import ALONE
 from samtune.resume import read_state, write_state
 from samtune.run import Progress, Run
 from samtune.sam import Sam
+from samtune.specks import least_part
 from samtune.supervision import supervise
 from samtune.targets import LEAST_SHARE
 from samtune.vrp_learner import Target, VrpLearner
@@ -149,6 +150,7 @@ def fit_vrp(
             "episodes_seen": learner.seen,
             "sha256": train.fingerprint(),
         },
+        least_part=least_part(one.supervision.on_object() for one in targets),
     )
     base, found = _score(val.by_class(classes), sam, cache, info, learner, on_progress)
     info = replace(

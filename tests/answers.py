@@ -3,5 +3,5 @@
 from types import SimpleNamespace
 
 
-def answer(mask, score=0.9, presence=None):
-    return SimpleNamespace(mask=mask, score=score, presence=presence)
+def answer(mask, score=0.9, presence=None, logits=None):
+    return SimpleNamespace(mask=mask, score=score, presence=presence, low_res_logits=logits)
