@@ -83,9 +83,10 @@ class Dataset:
         return [self.empty[index] for index in chosen]
 
     def in_a_mirror(self) -> "Dataset":
-        """Each image in a mirror."""
+        """Each image with an object in a mirror."""
         return replace(
             self,
+            empty=(),
             pairs=tuple(replace(pair, mirrored=True) for pair in self.pairs),
             objects=tuple(thing.mirrored(thing.image_index) for thing in self.objects),
         )

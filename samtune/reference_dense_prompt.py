@@ -38,7 +38,6 @@ class ReferenceDensePrompt(nn.Module):
             prototype: (C,) mean of its normed cells in the references.
         """
         of_prototype, of_guess = self.tell.weight[:, :-1], self.tell.weight[:, -1]
-        told = (of_prototype @ prototype)[:, None, None] + EMPHASIS * of_guess[
-            :, None, None
-        ] * guess
+        everywhere = (of_prototype @ prototype)[:, None, None]
+        told = everywhere + EMPHASIS * of_guess[:, None, None] * guess
         return cast(Tensor, self.network(image_embeddings, told[None]))

@@ -37,7 +37,7 @@ _MOST_QUERIES = 1000  # that a file may ask for
 # Whether an answer is right: logistic regression on its presence as PerSAM has it and on the mean
 # probability of its logits, fitted to answers on training images (benchmarks/README.md).
 _OF_LIKENESS, _OF_LOGITS, _THRESHOLD = 1.5, 1.3, 4.1
-_LEAST = 1e-4  # probability whose logit is taken
+_LEAST = 1e-4  # probability, and most below 1, whose logit is taken
 _SUREST, _STEEPNESS, _HALFWAY = 10.0, 16.0, 0.5  # of the mask prompt's logits over likeness
 
 
@@ -137,9 +137,9 @@ class Everything:
     """A search (method.Search) that asks once, for all there is; or for what is in a place.
 
     Args:
-        prior: where the object is likely; tells whether an answer is on something like it.
-        weighs_logits: whether an answer's own logits also tell whether it is one, as those do that
-            a learned dense prompt has a part in.
+        prior: where the object is likely, and whether an answer is on something like it.
+        weighs_logits: whether an answer's own logits tell, too, whether it is right: those that a
+            learned dense prompt has a part in do.
     """
 
     def __init__(self, prior: LocationPrior, *, weighs_logits: bool) -> None:

@@ -98,6 +98,7 @@ def test_images_without_an_object_are_to_train_on(tmp_path):
     assert [pair.image.name for pair in train.some_empty(2)] == ["1.jpg", "7.jpg"]
     assert train.some_empty(9) == list(train.empty)
     assert held_out.some_empty(9) == []
+    assert train.in_a_mirror().empty == ()  # what is held out has none
 
 
 def test_a_mask_of_specks_alone_does_not_say_that_there_is_nothing(tmp_path):
