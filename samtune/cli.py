@@ -108,6 +108,8 @@ def info(
             told = f"{count(images, 'image')} with {count(objects, 'object')}"
             mirrored = part == "val" and data.get("val_is_mirrored")
             rows.append([title, "the mirror image" if mirrored else told])
+    if empty := data.get("empty_images"):
+        rows.append(["knows it from", f"{count(empty, 'image')} without an object"])
     for key, title in (
         ("adapter_iou", "held-out IoU"),
         ("refined_iou", "  refined"),

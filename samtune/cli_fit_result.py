@@ -150,6 +150,7 @@ def summary(result: "FitResult", path: Path) -> dict[str, Any]:
         "better": result.better,
         "train_images": data["train_images"],
         "train_objects": data["train_objects"],
+        "empty_images": data["empty_images"],
         "val_images": data["val_images"],
         "val_objects": result.base.objects,
         "folds": result.folds,

@@ -83,6 +83,8 @@ def test_fit_says_what_it_found_before_it_works(base_iou, toy_dataset):
     assert "  left out: 3.png, empty mask" in lines
     assert "training on 5 images with 5 objects; held out: 2 images with 2 objects" in lines
     assert "the presence also learns from 1 image without an object" in lines
+    about = " ".join(run("info", "toy.safetensors").stdout.split())
+    assert "knows it from 1 image without an object" in about
     assert lines.index("encoding 8/8") > lines.index("  left out: 3.png, empty mask")
 
 

@@ -461,6 +461,7 @@ def test_the_adapter_says_what_it_was_trained_on_and_names_no_file(
         "val_objects": 2,
         "folds": 0,
         "val_is_mirrored": False,
+        "empty_images": 0,
         "objects_seen": 16,
         "sha256": data[0].fingerprint(),
     }
