@@ -19,6 +19,7 @@ from samtune.checkpoints import resolve
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import encoded_images
+from samtune.evenly import evenly
 from samtune.finding import can_find, find_objects
 from samtune.obedience import PRESENT
 from samtune.predictor import Predictor
@@ -48,8 +49,7 @@ def click(predictor: Predictor, text: str, *, own: bool) -> list[str]:
     """A row of the table."""
     folder, _, class_id = text.partition(":")
     dataset = load_dataset(Path(folder), class_id=class_id or None)
-    count = len(dataset.pairs)
-    chosen = np.linspace(0, count - 1, min(count, IMAGES)).round().astype(int).tolist()
+    chosen = evenly(range(len(dataset.pairs)), IMAGES)
     said, missed, found = [], [], []
     for index, embedding, things in encoded_images(
         dataset.subset(chosen), predictor.sam, EmbeddingCache(), None, None

@@ -21,6 +21,7 @@ from samtune.checkpoints import resolve
 from samtune.config import VrpConfig
 from samtune.dataset import Dataset, load_dataset
 from samtune.embeddings import EmbeddingCache
+from samtune.evenly import evenly
 from samtune.learner import EncodedImages
 from samtune.resume import read_state, write_state
 from samtune.sam import Sam, load_sam
@@ -46,8 +47,7 @@ class Task:
         targets = supervised_targets(val, sam, rng, first=len(train.pairs))
         for label in sorted({one.label for one in targets}):
             members = [one for one in targets if one.label == label]
-            evenly = np.linspace(0, len(members) - 1, min(len(members), most)).round()
-            self.val += [members[int(index)] for index in evenly]
+            self.val += evenly(members, most)
 
 
 def _read(folder: Path, classes: list[int]) -> Dataset:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
+from samtune.evenly import evenly
 from samtune.metrics import boundary_iou, iou
 from samtune.polygons import extent, polygons_to_mask
 from samtune.turns import Answering, who_answers
@@ -59,10 +60,9 @@ def score_coarse(
     """
     answered = [(thing, who_answers(answering, thing.image_index)) for thing in dataset.objects]
     objects = [(thing, one) for thing, one in answered if one.refiner is not None]
-    evenly = np.linspace(0, len(objects) - 1, min(len(objects), _MOST)).round().astype(int)
+    chosen = evenly(objects, _MOST)
     rows = []
-    for done, index in enumerate(evenly.tolist(), start=1):
-        thing, predictor = objects[index]
+    for done, (thing, predictor) in enumerate(chosen, start=1):
         image = dataset.pairs[thing.image_index].read()
         _, embedding = cache.encode(image, predictor.sam)
         target = thing.mask()
@@ -71,7 +71,7 @@ def score_coarse(
                 polygons = predictor.refine_mask(embedding, coarse)
                 masks = coarse, polygons_to_mask(polygons, embedding.original_size)
                 rows.append([score(m, target) for score in (iou, boundary_iou) for m in masks])
-        on_progress(done, len(evenly))
+        on_progress(done, len(chosen))
     if not rows:
         return None
     before, after, edge_before, edge_after = np.mean(rows, axis=0).tolist()

@@ -16,6 +16,7 @@ import numpy as np
 from samtune.annotation_objects import load_annotations
 from samtune.annotations import Annotations
 from samtune.errors import DatasetError
+from samtune.evenly import evenly
 from samtune.mask_files import load_mask_files
 from samtune.masks import DatasetObject, LabelReading, Meaning, class_number
 from samtune.pairs import Pair, Skipped, has_masks, in_pixels, not_permitted
@@ -78,9 +79,7 @@ class Dataset:
 
     def some_empty(self, count: int) -> list[Pair]:
         """So many of the images without an object, at most, evenly from all."""
-        last = len(self.empty) - 1
-        chosen = np.linspace(0, last, min(count, len(self.empty))).round().astype(int).tolist()
-        return [self.empty[index] for index in chosen]
+        return evenly(self.empty, count)
 
     def in_a_mirror(self) -> "Dataset":
         """Each image with an object in a mirror."""

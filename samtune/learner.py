@@ -24,6 +24,7 @@ from samtune.curves import Start
 from samtune.dense_prompt import DensePrompt
 from samtune.draws import Drawn
 from samtune.embeddings import EmbeddingCache
+from samtune.input_frame import Embedding
 from samtune.losses import MaskScores, score_logits
 from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
@@ -44,14 +45,16 @@ class EncodedImages:
     ) -> None:
         self._sam, self._cache, self._pairs, self._keys = sam, cache, pairs, keys
 
+    def load(self, image_index: int) -> Embedding:
+        """One of them, as the cache has it."""
+        embedding = self._cache.load(self._keys[image_index], self._sam)
+        if embedding is None:  # removed meanwhile, by the size limit or by hand
+            _, embedding = self._cache.encode(self._pairs[image_index].read(), self._sam)
+        return embedding
+
     def batch(self, image_indices: Sequence[int]) -> Tensor:
         """(B, 256, h, w) float32 features on the model's device."""
-        features = []
-        for index in image_indices:
-            embedding = self._cache.load(self._keys[index], self._sam)
-            if embedding is None:  # removed meanwhile, by the size limit or by hand
-                _, embedding = self._cache.encode(self._pairs[index].read(), self._sam)
-            features.append(embedding.features)
+        features = [self.load(index).features for index in image_indices]
         cells = torch.stack([one.permute(1, 2, 0) for one in features])  # as they lie in memory
         return cells.to(self._sam.device, torch.float32).permute(0, 3, 1, 2)
 

@@ -85,27 +85,28 @@ def measure_obedience(
             if predictor.adapter is not None:
                 centers = [center_point(mask) for mask in masks]
                 present[number] += predictor.presence(embedding, centers)
+    alarmed = _alarmed(dataset.empty, sam, predictors, cache)
     return [
-        _shares(own, there, len(dataset.empty), _alarmed(dataset.empty, one, sam, cache))
-        for own, there, one in zip(beside, present, predictors, strict=True)
+        _shares(own, there, len(dataset.empty), share)
+        for own, there, share in zip(beside, present, alarmed, strict=True)
     ]
 
 
 def _alarmed(
-    empty: Sequence[Pair], answering: Answering, sam: Sam, cache: EmbeddingCache
-) -> float | None:
-    """The share of images without an object of which a click is said to be on one."""
-    if not isinstance(answering, Predictor):
-        return None
-    alarmed: list[bool] = []
+    empty: Sequence[Pair], sam: Sam, predictors: Sequence[Answering], cache: EmbeddingCache
+) -> list[float | None]:
+    """For each predictor, on what share of images without an object it takes a click for one."""
+    alarms: list[list[bool]] = [[] for _ in predictors]
     for index, pair in enumerate(empty):
         _, embedding = cache.encode(pair.read(), sam)
         nothing = np.zeros(embedding.original_size, dtype=bool)
         places = points_off(nothing, np.random.default_rng([index + 1, 8]), CLICKS)
-        told = answering.presence(embedding, [Prompt.of([(x, y)]) for x, y in places.tolist()])
-        known = [presence for presence in told if presence is not None]
-        alarmed += [max(known) >= PRESENT] if known else []
-    return float(np.mean(alarmed)) if alarmed else None
+        clicks = [Prompt.of([(x, y)]) for x, y in places.tolist()]
+        for found, one in zip(alarms, predictors, strict=True):
+            if isinstance(one, Predictor):
+                known = [told for told in one.presence(embedding, clicks) if told is not None]
+                found += [max(known) >= PRESENT] if known else []
+    return [float(np.mean(found)) if found else None for found in alarms]
 
 
 def _shares(

@@ -16,6 +16,7 @@ from torch import Tensor
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import encoded_images
+from samtune.evenly import evenly
 from samtune.found_scores import RIGHT_IOU
 from samtune.learner import EncodedImages
 from samtune.metrics import iou
@@ -162,8 +163,7 @@ def _tried(
         (N, F) features of the answers; (N,) the number of the object that each is right about, -1
         for none; and how many objects there are.
     """
-    images = len(held_out.pairs)
-    chosen = np.linspace(0, images - 1, min(images, _CALIBRATED_ON)).round().astype(int).tolist()
+    chosen = evenly(range(len(held_out.pairs)), _CALIBRATED_ON)
     features, hits, count = [], [], 0
     for index, embedding, things in encoded_images(held_out, answering.sam, cache, chosen, None):
         masks, predictor = [thing.mask() for thing in things], who_answers(answering, index)

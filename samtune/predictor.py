@@ -6,7 +6,7 @@ predicted IoU is best; several points or a box are answered with its single-mask
 mixture of all four, because the frozen IoU head does not know the task (selector.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -141,12 +141,10 @@ class Predictor:
         for prompt in prompts:
             prompt.check_inside(embedding.original_size)
         answers: dict[int, Prediction] = {}
-        for group in _alike(prompts):
-            for start in range(0, len(group), AT_ONCE):
-                chosen = group[start : start + AT_ONCE]
-                asked = [prompts[i] for i in chosen]
-                found = self._answer_alike(embedding, asked, all_masks)
-                answers.update(zip(chosen, found, strict=True))
+        for chosen in _together(prompts):
+            asked = [prompts[i] for i in chosen]
+            found = self._answer_alike(embedding, asked, all_masks)
+            answers.update(zip(chosen, found, strict=True))
         found = [answers[position] for position in range(len(prompts))]
         if not refine:
             return found
@@ -166,13 +164,11 @@ class Predictor:
         found: list[float | None] = [None] * len(prompts)
         if self.adapter is None:
             return found
-        for group in _alike(prompts):
-            for start in range(0, len(group), AT_ONCE):
-                chosen = group[start : start + AT_ONCE]
-                judged = self._judge(embedding, [prompts[i] for i in chosen])
-                if judged is not None:
-                    for position, value in zip(chosen, judged.tolist(), strict=True):
-                        found[position] = value
+        for chosen in _together(prompts):
+            judged = self._judge(embedding, [prompts[i] for i in chosen])
+            if judged is not None:
+                for position, value in zip(chosen, judged.tolist(), strict=True):
+                    found[position] = value
         return found
 
     def _judge(self, embedding: Embedding, prompts: list[Prompt]) -> Tensor | None:
@@ -343,9 +339,10 @@ def _turned(prompts: Sequence[Prompt], embedding: Embedding) -> list[Prompt]:
     return [prompt.mirrored(embedding.original_size[1]) for prompt in prompts]
 
 
-def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Positions of prompts with as many points and boxes: those decode together."""
+def _together(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    """Positions of a few prompts with as many points and boxes: those decode together."""
     groups: dict[tuple[int, bool], list[int]] = {}
     for position, prompt in enumerate(prompts):
         groups.setdefault((len(prompt.points), prompt.box is not None), []).append(position)
-    return list(groups.values())
+    for group in groups.values():
+        yield from (group[start : start + AT_ONCE] for start in range(0, len(group), AT_ONCE))

@@ -7,7 +7,6 @@ in holding objects out, the judgements of each trial's head on those it has not 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,24 +27,11 @@ _CLICKS = 2  # of each kind for each of them
 _TRIED, _TAKEN = 16, 6  # clicks on an image without an object, and those most like one
 
 
-@dataclass(frozen=True)
-class EmptyImage:
-    """An image without an object.
-
-    Attributes:
-        image_index: which of the encoded images.
-        frame: (H, W) its input size.
-    """
-
-    image_index: int
-    frame: tuple[int, int]
-
-
 def fit_presence(
     sam: Sam,
     learned: PromptLearning,
     images: EncodedImages,
-    empty: Sequence[EmptyImage],
+    empty: Sequence[int],
     split: Split,
     trials: Sequence[tuple[PromptLearning, Split]],
     seed: int,
@@ -56,7 +42,7 @@ def fit_presence(
         sam: the frozen model.
         learned: the trained modules.
         images: the embeddings of all images.
-        empty: those without an object.
+        empty: the numbers of those without an object.
         split: what the adapter was trained on, and what was held out.
         trials: modules of trainings that took turns, and what each was trained on, where nothing
             was held out for good.
@@ -86,7 +72,7 @@ class _Clicks:
         self,
         sam: Sam,
         images: EncodedImages,
-        empty: Sequence[EmptyImage],
+        empty: Sequence[int],
         rng: np.random.Generator,
     ) -> None:
         self.sam, self.images, self.empty, self.rng = sam, images, empty, rng
@@ -126,25 +112,26 @@ class _Clicks:
         clicks = np.concatenate(
             [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
         )
-        return self._attend(learned, clicks, one.image_index)[None]
+        return self._attend(learned, clicks, self.images.batch([one.image_index]))[None]
 
     @torch.inference_mode()
     def _most_like_one(
-        self, head: PresenceHead, learned: PromptLearning, image: EmptyImage
+        self, head: PresenceHead, learned: PromptLearning, image_index: int
     ) -> Tensor:
         """Tokens of clicks on an image without an object, (clicks, T, C)."""
-        height, width = image.frame
+        embedding = self.images.load(image_index)
+        height, width = embedding.input_size
         clicks = self.rng.uniform(0, (width - 1, height - 1), (_TRIED, 2)).astype(np.float32)
-        tokens = self._attend(learned, clicks, image.image_index)
+        features = embedding.features[None].to(self.sam.device, torch.float32)
+        tokens = self._attend(learned, clicks, features)
         return tokens[head(tokens).topk(_TAKEN).indices]
 
     def _attend(
-        self, learned: PromptLearning, clicks: NDArray[np.float32], image_index: int
+        self, learned: PromptLearning, clicks: NDArray[np.float32], features: Tensor
     ) -> Tensor:
-        """Tokens of (N, 2) clicks in the input frame of an image, (N, T, C)."""
+        """Tokens of (N, 2) clicks in the input frame of the one image of a batch, (N, T, C)."""
         points = torch.from_numpy(clicks)[:, None].to(self.sam.device)
         labels = torch.ones(len(points), 1, dtype=torch.int64, device=self.sam.device)
-        features = self.images.batch([image_index])
         prompts = self.sam.encode_points(points, labels)
         plm, dense_prompt = learned.plm, learned.dense_prompt
         tokens, _ = attend_moved(self.sam, plm, dense_prompt, prompts, features)

@@ -19,6 +19,7 @@ from samtune.config import Part
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import DatasetError
+from samtune.evenly import evenly
 from samtune.input_frame import Embedding
 from samtune.masks import DatasetObject
 from samtune.persam import Persam, PersamF
@@ -185,10 +186,8 @@ def _fit_weights(
 ) -> tuple[float, float]:
     """PerSAM-F's weights of the first two masks, at the most similar cell of each object."""
     things = [(one, thing) for one in read for thing in one.objects]
-    evenly = np.linspace(0, len(things) - 1, min(len(things), _MOST_DECODED)).round().astype(int)
     decoded = []
-    for position in evenly.tolist():
-        one, thing = things[position]
+    for one, thing in evenly(things, _MOST_DECODED):
         alike = direction.likeness(one.embedding)
         on = is_object(covered_share(thing.mask(), one.embedding))
         row, column = divmod(int(np.where(on, alike, -np.inf).argmax()), alike.shape[1])

@@ -222,23 +222,20 @@ def _beside(numbers: dict[str, Any]) -> str:
     known = [(source, source["beside"]) for source in numbers["sources"] if source["beside"]]
     if not known:  # objects fill all images
         return ""
-    names = ("false_responses", "false_alarms", "false_and_present", "missed")
-    rows = [
-        [name_of(numbers, source), *(percent(found[name]) for name in names)]
-        for source, found in known
-    ]
+    names = ["false_responses", "false_alarms", "false_and_present", "missed"]
     header = ["", "get an object's mask", "said to be one", "both", "objects missed"]
-    empty_images, of_empty = known[0][1]["empty_images"], ""
+    of_empty, empty_images = "", known[0][1]["empty_images"]
     if empty_images:
+        names.append("alarmed_images")
         header.append("empty images")
-        rows = [
-            [*row, percent(found["alarmed_images"])]
-            for row, (_, found) in zip(rows, known, strict=True)
-        ]
         of_empty = (
             f"<li><b>empty images</b>: of {count(empty_images, 'image')} without an object, on how "
             "many one of four clicks has a presence of 50 % or more.</li>"
         )
+    rows = [
+        [name_of(numbers, source), *(percent(found[name]) for name in names)]
+        for source, found in known
+    ]
     return (
         f"<h2>Clicks beside the objects</h2><p>{count(known[0][1]['clicks'], 'click')} on places "
         "where there is no object of this kind. A model that knows one kind of thing may return "

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
+from samtune.evenly import evenly
 from samtune.processes import ALONE, Processes
 
 _LOOK_AT = 100  # held-out objects in a look during training; the end scores all of them
@@ -126,8 +127,7 @@ class Run(Generic[LearnerT]):
     ) -> None:
         self.config, self.processes = config, processes
         self.starts, self.probe_objects = starts, probe_objects
-        looked_at = np.linspace(0, len(held_out) - 1, min(len(held_out), look_at)).round()
-        self.held_out = [held_out[int(index)] for index in looked_at]
+        self.held_out = evenly(held_out, look_at)
         self.total = total
         self.start, self.started_from = start, starts[0]
         self.learner = start(starts[0])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
+from samtune.evenly import evenly
 from samtune.input_frame import Embedding
 from samtune.losses import score_logits
 from samtune.predictor import Predictor
@@ -74,19 +75,18 @@ def fit_sam_f(
     things = [thing for thing in dataset.objects if thing.image_index in chosen]
     if not things:
         raise ValueError("there is no object to fit to")
-    evenly = np.linspace(0, len(things) - 1, min(len(things), _MOST_OBJECTS)).round().astype(int)
     rng = np.random.default_rng(seed)
     decoded: list[tuple[Tensor, Tensor, Tensor]] = []
     loaded: tuple[int, Embedding] | None = None
-    for position in evenly.tolist():
-        thing = things[position]
+    some = evenly(things, _MOST_OBJECTS)
+    for thing in some:
         if loaded is None or loaded[0] != thing.image_index:
             image = dataset.pairs[thing.image_index].read()
             loaded = (thing.image_index, cache.encode(image, sam)[1])
         click = center_point(thing.mask())
         supervised = Supervision.of(thing, sam.image_size, rng)
         decoded.append(three_masks(sam, loaded[1], click, supervised, rng))
-        on_progress(len(decoded), len(evenly))
+        on_progress(len(decoded), len(some))
     logits, target, weight = (torch.stack(parts) for parts in zip(*decoded, strict=True))
     return SamF(sam, fit_weights(logits, target, weight, rng))
 

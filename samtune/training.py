@@ -26,13 +26,11 @@ from samtune.encoding import encode_all
 from samtune.errors import SamtuneError
 from samtune.evaluation import ObjectScores, Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
-from samtune.images import image_size
-from samtune.input_frame import input_size
 from samtune.learner import EncodedImages
 from samtune.object_map import ObjectMap
 from samtune.object_map_fit import calibrate, fit_object_maps
 from samtune.predictor import Predictor
-from samtune.presence_fit import EmptyImage, fit_presence
+from samtune.presence_fit import fit_presence
 from samtune.processes import ALONE, Processes
 from samtune.refiner_fit import fit_refiners
 from samtune.resume import read_state, write_state
@@ -138,10 +136,6 @@ def fit(
         replace(one, image_index=one.image_index + len(shown.pairs))
         for one in supervise(() if val is None else val.objects, sam.image_size, rng)
     ]
-    empty = [
-        EmptyImage(index, input_size(image_size(pair.image), sam.image_size))
-        for index, pair in enumerate(without, start=len(pairs) - len(without))
-    ]
     split = Split(objects, held_out, mirrored=val is not None and val.is_mirrored)
     parts = folds(train, config.folds, config.seed) if val is None else []
     turns = _splits(objects, parts, len(train.pairs))
@@ -174,6 +168,7 @@ def fit(
     learned = run.best_modules()
     trials = run.trial_modules() if isinstance(run, Trials) and turns else []
     tried = [*zip(trials, turns, strict=True)]
+    empty = range(len(pairs) - len(without), len(pairs))
     learned.presence = fit_presence(sam, learned, images, empty, split, tried, config.seed)
     if config.refiner:
         refiners = fit_refiners(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from samtune.config import VrpConfig
+from samtune.evenly import evenly
 from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages
 from samtune.losses import MaskScores, score_logits
@@ -120,13 +121,10 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
 
     def references(self, label: int) -> list[Marked]:
         """The references that an adapter of a class has by itself: masks, evenly from all."""
-        members = self.classes[label]
-        most = min(len(members), self.config.own_references)
-        evenly = np.linspace(0, len(members) - 1, most).round().astype(int).tolist()
         marked = []
-        for index in evenly:
-            embedding = self._embedding(members[index])
-            marked.append(Marked(embedding, share_of_target(members[index], embedding)))
+        for one in evenly(self.classes[label], self.config.own_references):
+            embedding = self._embedding(one)
+            marked.append(Marked(embedding, share_of_target(one, embedding)))
         return marked
 
     def method(self, label: int | None) -> ReferencePrompting:

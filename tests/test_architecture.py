@@ -12,6 +12,7 @@ READING_ORDER = [
     "words",
     "allocation",
     "joining",
+    "evenly",
     "stages",
     "config",
     "files",
