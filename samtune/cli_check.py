@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samtune.cli_fit_data import held_out_in_words, hold_out, in_words
+from samtune.cli_fit_data import empty_in_words, held_out_in_words, hold_out, in_words
 from samtune.cli_inputs import open_sam, read_data
 from samtune.config import FitConfig
 from samtune.console import (
@@ -76,6 +76,7 @@ def check(
             raise
         sam = open_sam(terminal, checkpoint, device)
         costs = forecast(train, held_out, sam, cache, config)
+        empty = len(train.some_empty(config.empty_images))
         findings = check_objects(dataset, sam.image_size)
         if not quick:
             sides = []
@@ -106,6 +107,7 @@ def check(
                 "train_objects": len(train.objects),
                 "val_images": len((held_out or dataset).pairs),
                 "val_objects": len((held_out or dataset).objects),
+                "empty_images": empty,
                 "folds": 0 if held_out else min(config.folds, len(dataset.pairs)),
                 "faults": [],
                 "left_out": [f"{one.path.name}: {one.reason}" for one in dataset.skipped],
@@ -115,7 +117,9 @@ def check(
         )
     else:
         kept_apart = held_out_in_words(train, held_out, config)
-        _report(dataset, f"fit would train on {in_words(train)}; {kept_apart}", findings, costs)
+        taught = f"; {empty_in_words(empty)}" if empty else ""
+        would = f"fit would train on {in_words(train)}; {kept_apart}{taught}"
+        _report(dataset, would, findings, costs)
 
 
 def _list_faults(data: Path, error: DatasetError, as_json: bool) -> None:

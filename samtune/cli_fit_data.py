@@ -93,6 +93,11 @@ def held_out_in_words(train: "Dataset", held_out: "Dataset | None", config: FitC
     return f"these are few, so {parts} parts of them take turns in being held out"
 
 
+def empty_in_words(images: int) -> str:
+    """What a fit learns from images without an object."""
+    return f"the presence also learns from {count(images, 'image')} without an object"
+
+
 def leave_copies_out(terminal: Terminal, dataset: "Dataset", held_out: "Dataset") -> "Dataset":
     """Leave copies of held-out images out of training: their scores would tell nothing.
 

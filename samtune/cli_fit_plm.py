@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from samtune.cli_fit_course import explained_interruption, say_where_to_start, show_progress
+from samtune.cli_fit_data import empty_in_words
 from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
 from samtune.cli_inputs import check_writable, open_sam
 from samtune.cli_report import report_fit
@@ -56,7 +57,7 @@ def fit_plm(
         for file in (output, state, *(files or ())):
             check_writable(file)
         if empty := len(found[0].some_empty(config.empty_images)):
-            terminal.say(f"the presence also learns from {count(empty, 'image')} without an object")
+            terminal.say(empty_in_words(empty))
         return found
 
     with (

@@ -57,7 +57,8 @@ def forecast(
     """
     few = train.subset(range(min(2, len(train.pairs))))
     shown = train.with_mirror_images() if config.mirror else train
-    pairs = [*shown.pairs, *(() if held_out is None else held_out.pairs)]
+    kept = () if held_out is None else held_out.pairs
+    pairs = [*shown.pairs, *kept, *train.some_empty(config.empty_images)]
     scored = len((held_out or train).objects)
     images = [pair.read() for pair in few.pairs]
     encode = _seconds(lambda: sam.encode_image(images[0]))

@@ -119,3 +119,14 @@ def test_of_one_image_the_mirror_image_is_held_out_and_is_no_finding(toy_dataset
     told = json.loads(run("check", toy_dataset, "--json").stdout)
     assert (told["train_images"], told["val_images"], told["folds"]) == (1, 1, 0)
     assert "similar" not in {finding["kind"] for finding in told["findings"]}
+
+
+def test_images_without_an_object_are_told_and_encoding_them_is_forecast(toy_dataset):
+    for number in range(2):
+        empty = toy_dataset / "masks" / f"{number}.png"
+        save(empty, np.zeros(read_image(empty).shape[:2], np.uint8))
+    told = json.loads(run("check", toy_dataset, "--quick", "--json").stdout)
+    assert (told["images"], told["empty_images"]) == (6, 2)
+    assert told["forecast"]["to_encode"] == 6  # of eight, two were encoded to time the steps
+    result = run("check", toy_dataset, "--quick")
+    assert "presence also learns from 2 images without an object" in " ".join(result.stdout.split())
