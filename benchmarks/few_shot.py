@@ -4,8 +4,8 @@
 
 Each folder holds train/ and val/; `:4` names a class id. The masks are drawn from as many images of
 train/ that are not also in val/, and nothing else is known to the fit: trainings take turns in
-holding some of them out; of one, the mirror image is held out. Scores are percentages at the centre
-point of the objects in val/.
+holding some of them out; of one, the mirror image is held out. --max-minutes is
+that of fit. Scores are percentages at the centre point of the objects in val/.
 """
 
 import argparse
@@ -49,8 +49,10 @@ def main() -> None:
     parser.add_argument("tasks", nargs="+", help="FOLDER or FOLDER:CLASS, with train/ and val/")
     parser.add_argument("--masks", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--draws", type=int, default=1, help="of the masks, for each number")
+    parser.add_argument("--max-minutes", type=float, help="as that of fit, for each")
     parser.add_argument("-o", "--output", type=Path, help="add the results to this file, as JSON")
     arguments = parser.parse_args()
+    config = FitConfig(refiner=False, max_minutes=arguments.max_minutes)  # masks as they are
     sam, cache = load_sam(resolve("mobile_sam")), EmbeddingCache()
     print("| task | masks | SAM | SAM-F | adapter | own estimate | first offset | seconds |")
     print("|---|---|---|---|---|---|---|---|")
@@ -59,7 +61,7 @@ def main() -> None:
         for masks in arguments.masks:
             for draw in range(arguments.draws):
                 some = draw_masks(train, val, masks, draw)
-                result = run(name, some, val, draw, sam, cache)
+                result = run(name, some, val, draw, config, sam, cache)
                 scores = (result.sam, result.sam_f, result.adapter, result.own_estimate)
                 numbers = " | ".join(f"{score:.1f}" for score in scores)
                 print(
@@ -100,7 +102,13 @@ def draw_masks(train: Dataset, val: Dataset, count: int, draw: int) -> Dataset:
 
 
 def run(
-    task: str, train: Dataset, val: Dataset, draw: int, sam: Sam, cache: EmbeddingCache
+    task: str,
+    train: Dataset,
+    val: Dataset,
+    draw: int,
+    config: FitConfig,
+    sam: Sam,
+    cache: EmbeddingCache,
 ) -> Result:
     """Fit some masks, and score the adapter, plain SAM and SAM-F."""
     started = time.monotonic()
@@ -110,7 +118,7 @@ def run(
             train.in_a_mirror() if train.has_one_image else None,
             sam,
             cache,
-            FitConfig(refiner=False),  # which changes no mask that is not refined
+            config,
             checkpoint_name="mobile_sam",
             state_path=Path(folder) / "state",
         )

@@ -32,6 +32,7 @@ from samtune.training_run import TrainingRun
 
 _FAR_BEHIND = 0.15  # in mean IoU: a start that is so much worse is given up
 _MIXED_WELL = 0.5  # IoU of the mixture's mask of a mirror image, from which on no PLM is tried
+_LEAST_SECONDS = 0.1  # of a training whose time is over: it makes a step or two
 Weights = dict[str, Tensor]
 
 
@@ -182,10 +183,12 @@ class Trials:
         save_state: Callable[[], None],
     ) -> TrainingRun:
         """Train one start to its end, from the state of before if it was interrupted."""
-        total = self._total(start, split)
         config = replace(self.config, first_offsets=(start,), validations=1)
+        totals = [self._total(*one) for one in [(start, split), *self._to_come()]]
         if config.max_minutes:
-            config = replace(config, max_minutes=config.max_minutes / self._trainings)
+            seconds, totals = self._in_time(60 * config.max_minutes, totals)
+            config = replace(config, max_minutes=seconds / 60)
+        total, *later = totals
         run = TrainingRun(
             self.sam, config, self.images, split.objects, split.held_out, total, self.processes
         )
@@ -193,17 +196,16 @@ class Trials:
             run.restore(self.going_on)
             self.going_on = None
         self.run = run
-        later = sum(self._total(*other) for other in self._to_come())
         tried = max((index for _, index in self.scores), default=0)
         best = max(self._means(tried).values(), default=None)
 
         def tell(progress: Progress) -> None:
-            left = progress.total + later - progress.done
+            left = progress.total + sum(later) - progress.done
             on_progress(
                 replace(
                     progress,
                     done=self.seen + progress.done,
-                    total=self.seen + progress.total + later,
+                    total=self.seen + progress.total + sum(later),
                     val_iou=best,
                     seconds_left=left / run.objects_per_second,
                 )
@@ -258,21 +260,24 @@ class Trials:
         return trainings[1:]
 
     def _total(self, start: float, split: Split) -> int:
-        """How many objects a training sees, fewer where there is too little time."""
-        config = self.config
+        """How many objects a training sees where there is time enough."""
         kept = self.everything is None or split.objects is self.everything
-        count = len(split.objects) // config.views
-        total = objects_to_see(config, start, count, kept=kept)
-        if config.max_minutes and self.seen:
-            seconds = SHARE_OF_TIME * 60 * config.max_minutes / self._trainings
-            total = min(total, math.floor(seconds * self.objects_per_second))
-        return max(total, config.batch_size)
+        count = len(split.objects) // self.config.views
+        total = objects_to_see(self.config, start, count, kept=kept)
+        return max(total, self.config.batch_size)
 
-    @property
-    def _trainings(self) -> int:
-        """How many there are at most, the last one on everything included."""
-        trials = len(self.config.few_first_offsets) * len(self.splits)
-        return trials + (self.everything is not None)
+    def _in_time(self, limit: float, totals: list[int]) -> tuple[float, list[int]]:
+        """Seconds of the next training, and how many objects it and those after it see by then.
+
+        What is left of the limit is shared in proportion to what is still to come, so that a start
+        that was given up leaves its time to the others.
+        """
+        seconds = max(limit - self.seconds, _LEAST_SECONDS) * totals[0] / sum(totals)
+        if not self.seen:  # nothing is known of the speed
+            return seconds, totals
+        possible = SHARE_OF_TIME * seconds * self.objects_per_second / totals[0]
+        shorter = [math.floor(min(1.0, possible) * total) for total in totals]
+        return seconds, [max(total, self.config.batch_size) for total in shorter]
 
     def _modules(self, weights: Weights) -> PromptLearning:
         settings = self.config.as_settings(self.first_offset)
