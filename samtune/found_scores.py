@@ -1,7 +1,8 @@
 """Scores of objects that were found without a prompt.
 
 Nobody says which found mask is meant for which object, so they are matched one to one, the best
-pair first. An object without a mask scores 0; a mask counts as right from an IoU of 0.5 on.
+pair first. An object without a mask scores 0; a mask counts as right from an IoU of 0.5 on. In
+images without an object, none is.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.finding import find_objects
 from samtune.metrics import iou
+from samtune.predictor import Predictor
 from samtune.turns import Answering, who_answers
 
 RIGHT_IOU = 0.5
@@ -25,7 +27,8 @@ class FoundScores:
 
     Attributes:
         iou: mean over the objects of the matched mask's IoU.
-        precision: the share of masks that are right; None where none was found.
+        precision: the share of masks that are right, those in images without an object included;
+            None where none was found.
         recall: the share of objects with a mask that is right.
     """
 
@@ -68,8 +71,9 @@ def score_found(
     """Let an adapter find the objects of a data set.
 
     Args:
-        dataset: the objects.
-        answering: a predictor with an adapter that finds, or several that take turns.
+        dataset: the objects, and images without one.
+        answering: a predictor with an adapter that finds, or several that take turns, which are not
+            asked about images without an object: each may have learned from them.
         cache: where embeddings are kept.
         max_objects: in an image, at most.
         on_progress: called with the number of images done and of all.
@@ -79,14 +83,15 @@ def score_found(
     """
     scores: list[float] = []
     found = 0
-    for index, pair in enumerate(dataset.pairs):
+    pairs = [*dataset.pairs, *(dataset.empty if isinstance(answering, Predictor) else ())]
+    for index, pair in enumerate(pairs):
         _, embedding = cache.encode(pair.read(), answering.sam)
         answers = find_objects(who_answers(answering, index), embedding, max_objects).objects
         targets = [thing.mask() for thing in dataset.objects if thing.image_index == index]
         scores += matched_ious([one.prediction.mask for one in answers], targets)
         found += len(answers)
         if on_progress is not None:
-            on_progress(index + 1, len(dataset.pairs))
+            on_progress(index + 1, len(pairs))
     right = sum(score >= RIGHT_IOU for score in scores)
     return FoundScores(
         iou=float(np.mean(scores)),

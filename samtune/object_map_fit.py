@@ -1,10 +1,11 @@
 """Fit an adapter's map of its objects, and what judges the answers to its clicks.
 
 The map learns from the cached embeddings alone, after the adapter. Answers are judged by a logistic
-regression on held-out images: on those of training, the map knows where to click.
+regression on held-out images: on those of training, the map knows where to click. Of images without
+an object, most are for the map, and some for the judge.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, groupby
 
 import numpy as np
@@ -18,10 +19,13 @@ from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import encoded_images
 from samtune.evenly import evenly
 from samtune.found_scores import RIGHT_IOU
+from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages
 from samtune.metrics import iou
 from samtune.object_map import FEATURES, ObjectMap
 from samtune.object_search import ObjectSearch
+from samtune.pairs import Pair
+from samtune.predictor import Predictor
 from samtune.sam import Sam
 from samtune.supervision import STRIDE, Supervision
 from samtune.turns import Answering, who_answers
@@ -42,6 +46,7 @@ def fit_object_maps(
     sam: Sam,
     images: EncodedImages,
     lots: Sequence[Sequence[Supervision]],
+    empty: Sequence[int],
     seed: int,
     *,
     on_progress: Callable[[int, int], None],
@@ -53,6 +58,7 @@ def fit_object_maps(
             sam,
             images,
             objects,
+            empty,
             seed,
             on_progress=lambda done, _, before=before: on_progress(before + done, ends[-1]),  # type: ignore[misc]
         )
@@ -68,6 +74,7 @@ def fit_object_map(
     sam: Sam,
     images: EncodedImages,
     objects: Sequence[Supervision],
+    empty: Sequence[int],
     seed: int,
     *,
     steps: int | None = None,
@@ -77,8 +84,9 @@ def fit_object_map(
 
     Args:
         sam: the frozen model.
-        images: the embeddings of all images that objects are in.
+        images: the embeddings of all images.
         objects: what to learn from, those of an image in a row.
+        empty: the numbers of images without an object, to learn from as well.
         seed: the same seed gives the same map.
         steps: how many; None: it depends on how many images there are.
         on_progress: called with the steps done and of all.
@@ -91,6 +99,9 @@ def fit_object_map(
         index: list(same_image)
         for index, same_image in groupby(objects, key=lambda one: one.image_index)
     }
+    frames = {index: same_image[0].frame for index, same_image in things.items()}
+    frames |= {index: images.load(index).input_size for index in empty}
+    grid = sam.image_size // STRIDE
     rng = np.random.default_rng([seed, 6])
     # The caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[sam.device] if sam.device.type == "cuda" else []):
@@ -101,12 +112,17 @@ def fit_object_map(
         waiting: list[int] = []
         for step in range(steps):
             while len(waiting) < _BATCH:
-                waiting += rng.permutation(list(things)).tolist()
+                # Of images without an object no more than of others, however many there are.
+                without = rng.permutation(empty).tolist()[: len(things)]
+                waiting += rng.permutation([*things, *without]).tolist()
             chosen, waiting = waiting[:_BATCH], waiting[_BATCH:]
             features = images.batch(chosen)
             middles, cover, inside = (
                 torch.stack(kind).to(sam.device)
-                for kind in zip(*(_targets(things[index]) for index in chosen), strict=True)
+                for kind in zip(
+                    *(_targets(things.get(index, []), frames[index], grid) for index in chosen),
+                    strict=True,
+                )
             )
             if rng.random() < 0.5:
                 # Padding is on the right and at the bottom; the map is shown it on the left, too.
@@ -123,8 +139,17 @@ def fit_object_map(
     return learned.requires_grad_(False).eval()
 
 
+def for_the_judge(empty: Sequence[int]) -> Sequence[int]:
+    """Of images without an object those that no map learns from: every fourth."""
+    return empty[3::4]
+
+
 def calibrate(
-    answering: Answering, maps: Sequence[ObjectMap], held_out: Dataset, cache: EmbeddingCache
+    answering: Answering,
+    maps: Sequence[ObjectMap],
+    held_out: Dataset,
+    empty: Sequence[Pair],
+    cache: EmbeddingCache,
 ) -> None:
     """Fit what judges answers to those on held-out images, and find out how to ask.
 
@@ -134,13 +159,14 @@ def calibrate(
         answering: a predictor with the adapter, or several that take turns.
         maps: theirs, and others that are to judge likewise.
         held_out: the images and their objects, which none that answers them has seen.
+        empty: images without an object, which nobody has seen.
         cache: where embeddings are kept.
     """
     ways = []
     for boxes in (False, True):
         for one in maps:
             one.ask_with(boxes=boxes)
-        features, hits, count = _tried(answering, held_out, cache)
+        features, hits, count = _tried(answering, held_out, empty, cache)
         weight, bias = logistic(features, hits >= 0)
         accepted = features @ weight + bias >= 0
         right = len(set(hits[accepted & (hits >= 0)].tolist()))
@@ -155,18 +181,16 @@ def calibrate(
 
 
 def _tried(
-    answering: Answering, held_out: Dataset, cache: EmbeddingCache
+    answering: Answering, held_out: Dataset, empty: Sequence[Pair], cache: EmbeddingCache
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
-    """What is proposed on some held-out images, and what comes of it.
+    """What is proposed on some held-out images and on those without an object; what comes of it.
 
     Returns:
         (N, F) features of the answers; (N,) the number of the object that each is right about, -1
         for none; and how many objects there are.
     """
-    chosen = evenly(range(len(held_out.pairs)), _CALIBRATED_ON)
     features, hits, count = [], [], 0
-    for index, embedding, things in encoded_images(held_out, answering.sam, cache, chosen, None):
-        masks, predictor = [thing.mask() for thing in things], who_answers(answering, index)
+    for predictor, embedding, masks in _shown(answering, held_out, empty, cache):
         assert predictor.adapter is not None
         search = predictor.adapter.learned.search(embedding)
         assert isinstance(search, ObjectSearch)
@@ -177,10 +201,21 @@ def _tried(
             (answer,) = predictor.predict(embedding, [prompt])
             features.append(search.features(answer))
             ious = [iou(answer.mask, mask) for mask in masks]
-            hits.append(count + int(np.argmax(ious)) if max(ious) >= RIGHT_IOU else -1)
+            hits.append(count + int(np.argmax(ious)) if max(ious, default=0.0) >= RIGHT_IOU else -1)
         count += len(masks)
     known = np.array(features, np.float32).reshape(-1, FEATURES)
     return known, np.array(hits, np.int64), count
+
+
+def _shown(
+    answering: Answering, held_out: Dataset, empty: Sequence[Pair], cache: EmbeddingCache
+) -> Iterator[tuple[Predictor, Embedding, list[NDArray[np.bool_]]]]:
+    """Some held-out images and those without an object: who answers, and the objects' masks."""
+    sam, chosen = answering.sam, evenly(range(len(held_out.pairs)), _CALIBRATED_ON)
+    for index, embedding, things in encoded_images(held_out, sam, cache, chosen, None):
+        yield who_answers(answering, index), embedding, [thing.mask() for thing in things]
+    for pair in empty:  # nobody has seen them, so that anybody may answer
+        yield who_answers(answering, chosen[0]), cache.encode(pair.read(), sam)[1], []
 
 
 def loss(
@@ -236,9 +271,10 @@ def logistic(
     return own.astype(np.float32), float(weights[-1] - own @ mean)
 
 
-def _targets(things: list[Supervision]) -> tuple[Tensor, Tensor, Tensor]:
+def _targets(
+    things: list[Supervision], frame: tuple[int, int], grid: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """An image's middles, cover and inside, each (grid, grid)."""
-    grid = things[0].grid
     rows, columns = np.mgrid[:grid, :grid]
     middles, cover = np.zeros((2, grid, grid), np.float32)
     for one in things:
@@ -252,6 +288,6 @@ def _targets(things: list[Supervision]) -> tuple[Tensor, Tensor, Tensor]:
         column, row = np.clip(one.center // STRIDE, 0, grid - 1).astype(int)
         middles[row, column] = 1
     inside = np.zeros((grid, grid), np.float32)
-    height, width = (max(1, round(length / STRIDE)) for length in things[0].frame)
+    height, width = (max(1, round(length / STRIDE)) for length in frame)
     inside[:height, :width] = 1
     return torch.from_numpy(middles), torch.from_numpy(cover), torch.from_numpy(inside)

@@ -212,7 +212,8 @@ def _found(numbers: dict[str, Any]) -> str:
         "they find is matched with the true objects, one to one. In %.</p>"
         f"{table(['', 'IoU', 'precision', 'recall'], rows)}"
         "<ul><li><b>IoU</b>: mean over the objects; 0 for one that was not found.</li>"
-        "<li><b>precision</b>: of the masks found, how many are right (IoU of 50 or more).</li>"
+        "<li><b>precision</b>: of the masks found, how many are right (IoU of 50 or more); in "
+        "images without an object, none is.</li>"
         "<li><b>recall</b>: of the objects, how many have such a mask.</li></ul>"
     )
 

@@ -28,7 +28,7 @@ from samtune.evaluation import ObjectScores, Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
 from samtune.learner import EncodedImages
 from samtune.object_map import ObjectMap
-from samtune.object_map_fit import calibrate, fit_object_maps
+from samtune.object_map_fit import calibrate, fit_object_maps, for_the_judge
 from samtune.predictor import Predictor
 from samtune.presence_fit import fit_presence
 from samtune.processes import ALONE, Processes
@@ -169,7 +169,9 @@ def fit(
     trials = run.trial_modules() if isinstance(run, Trials) and turns else []
     tried = [*zip(trials, turns, strict=True)]
     empty = range(len(pairs) - len(without), len(pairs))
-    learned.presence = fit_presence(sam, learned, images, empty, split, tried, config.seed)
+    judged = for_the_judge(empty) if config.auto else ()
+    taught = [index for index in empty if index not in judged]
+    learned.presence = fit_presence(sam, learned, images, taught, split, tried, config.seed)
     if config.refiner:
         refiners = fit_refiners(
             sam,
@@ -188,6 +190,7 @@ def fit(
             sam,
             images,
             [objects, *(turn.objects for turn in turns)],
+            taught,
             config.seed,
             on_progress=lambda done, total: on_progress(Progress("map", done, total)),
         )
@@ -228,7 +231,7 @@ def fit(
     )
     found = None
     if maps:
-        calibrate(answering, maps, data, cache)
+        calibrate(answering, maps, data, [pairs[index] for index in judged], cache)
         found = score_found(
             data,
             answering,

@@ -11,18 +11,16 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from tiny_models import build_tiny_sam
 
 import samtune.cli_fit
+import samtune.object_map_fit
 import samtune.presence_fit
 import samtune.sam
-import samtune.training
 from samtune.cli import main
 from samtune.config import FitConfig, VrpConfig
-from samtune.object_map_fit import fit_object_map
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ if __name__ == "__main__":
     samtune.cli_fit.FitConfig = {"many": Quick, "few": QuickOfFew}[masks]
     samtune.cli_fit.VrpConfig = QuickVrp
     samtune.presence_fit._OBJECTS = samtune.presence_fit._HELD_OUT = 4
-    samtune.training.fit_object_map = partial(fit_object_map, steps=20)
+    samtune.object_map_fit._STEPS = 20
     samtune.sam.load_sam = lambda path, device: build_tiny_sam()
     if moment != "-":
         kill_at(moment)

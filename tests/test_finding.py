@@ -8,7 +8,6 @@ from looking import NO_LOGITS, SIZE, Drawn, image_of, square
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.finding import find_objects
-from samtune.found_scores import matched_ious
 from samtune.input_frame import Embedding
 from samtune.predictor import Prediction, Predictor
 from samtune.reference_prompting import ReferencePrompting
@@ -95,19 +94,6 @@ def test_plain_sam_and_adapters_that_need_prompts_find_nothing_by_themselves(loo
     _, image = looking({}, [])
     with pytest.raises(ValueError, match="persam"):
         find_objects(Predictor(tiny_sam), image)
-
-
-def test_found_masks_are_matched_one_to_one_and_the_best_pair_first():
-    target, other = square(0, 0, 2, 2), square(5, 5)
-    good, better = square(0, 0, 2, 1), square(0, 0, 2, 2)
-    assert matched_ious([good, better], [target, other]) == [1.0, 0.0]
-    assert matched_ious([good, square(5, 5)], [target, other]) == [0.5, 1.0]
-    assert matched_ious([], [target]) == [0.0]
-
-
-def test_a_mask_over_two_objects_counts_for_one():
-    both = square(0, 0, 1, 3)
-    assert matched_ious([both], [square(0, 0, 1, 2), square(0, 2)]) == [2 / 3, 0.0]
 
 
 class AllAtOnce(Predictor):

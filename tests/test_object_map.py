@@ -20,6 +20,7 @@ from samtune.learner import EncodedImages
 from samtune.object_map import ObjectMap
 from samtune.object_map_fit import calibrate, fit_object_map, logistic, loss
 from samtune.object_search import ObjectSearch
+from samtune.pairs import Pair
 from samtune.predictor import Prediction, Predictor
 from samtune.supervision import supervise
 from samtune.turns import Turns
@@ -72,14 +73,29 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """12 images of orange squares alone, none of which is an object."""
+    folder, rng, pairs = tmp_path_factory.mktemp("others"), np.random.default_rng(1), []
+    for number in range(12):
+        image = rng.integers(0, 60, (128, 128, 3), dtype=np.uint8)
+        for top, left in ((8, 8), (8, 80), (80, 8), (80, 80)):
+            image[top : top + 30, left : left + 30] = (240, 130, 20)
+        Image.fromarray(image).save(folder / f"{number:02}.png")
+        pairs.append(Pair(folder / f"{number:02}.png", folder / "none.png"))
+    return pairs
+
+
+@pytest.fixture(scope="module")
 def fit(drawn, tiny_sam, cache):
-    def fit_map(**options):
+    def fit_map(empty=(), **options):
         train = drawn.subset(range(16))
-        keys = [cache.encode(read_image(pair.image), tiny_sam)[0] for pair in train.pairs]
-        images = EncodedImages(tiny_sam, cache, train.pairs, keys)
+        pairs = [*train.pairs, *empty]
+        keys = [cache.encode(read_image(pair.image), tiny_sam)[0] for pair in pairs]
+        images = EncodedImages(tiny_sam, cache, pairs, keys)
         rng = np.random.default_rng(0)
         objects = supervise(train.objects, tiny_sam.image_size, rng)
-        return fit_object_map(tiny_sam, images, objects, 0, steps=STEPS, **options)
+        none = range(len(train.pairs), len(pairs))
+        return fit_object_map(tiny_sam, images, objects, none, 0, steps=STEPS, **options)
 
     return fit_map
 
@@ -129,12 +145,42 @@ def test_after_calibration_all_objects_of_new_images_are_found_and_nothing_else(
     adapter = build_adapter(tiny_sam, refines=False)
     adapter.learned.object_map = learned
     predictor = AsDrawn(tiny_sam, adapter, by_sum)
-    calibrate(predictor, [learned], drawn.subset(range(16, 20)), cache)
+    calibrate(predictor, [learned], drawn.subset(range(16, 20)), [], cache)
     for embedding, labels in new[4:]:
         found = find_objects(predictor, embedding, 100).objects
         shown = sorted(int(labels[one.prediction.mask].min()) for one in found)
         assert shown == list(range(1, labels.max() + 1))
         assert all(0.5 <= one.prediction.score <= 1 for one in found)
+
+
+def test_images_without_an_object_teach_the_map_where_there_is_none(
+    learned, fit, others, cache, tiny_sam
+):
+    taught = fit(others[:8])
+    features = [cache.encode(read_image(one.image), tiny_sam)[1].features for one in others[8:]]
+    likeliest = [
+        torch.sigmoid(one(torch.stack(features).float())[0]).flatten(1).max(dim=1).values
+        for one in (learned, taught)
+    ]
+    assert (likeliest[0] > 0.5).all()  # it knows no better
+    assert (likeliest[1] < 0.2).all()
+
+
+def test_images_without_an_object_teach_the_judge_what_is_none(
+    fit, others, drawn, new, cache, tiny_sam
+):
+    known = {float(one.features.double().sum()): labels for one, labels in new}
+    object_map = fit()
+    embeddings = [cache.encode(read_image(pair.image), tiny_sam)[1] for pair in others]
+    for one in embeddings:
+        known[float(one.features.double().sum())] = np.ones((128, 128), np.uint8)
+    adapter = build_adapter(tiny_sam, refines=False)
+    adapter.learned.object_map = object_map
+    predictor, found = AsDrawn(tiny_sam, adapter, known), []
+    for empty in ([], others[:8]):
+        calibrate(predictor, [object_map], drawn.subset(range(16, 20)), empty, cache)
+        found.append(sum(bool(find_objects(predictor, one, 9).objects) for one in embeddings[8:]))
+    assert found == [4, 0]
 
 
 class Spoiled(AsDrawn):
@@ -161,7 +207,7 @@ def test_calibration_asks_with_what_is_answered_better(
     adapter = build_adapter(tiny_sam, refines=False)
     adapter.learned.object_map = object_map = deepcopy(learned)
     predictor = Spoiled(tiny_sam, adapter, by_sum, spoils)
-    calibrate(predictor, [object_map], drawn.subset(range(16, 20)), cache)
+    calibrate(predictor, [object_map], drawn.subset(range(16, 20)), [], cache)
     assert object_map.asks_with_boxes == (spoils == "clicks")
     found = [one for embedding, _ in new for one in find_objects(predictor, embedding, 9).objects]
     assert len(found) >= len(new)
@@ -203,8 +249,8 @@ def test_in_turns_each_map_proposes_on_its_own_images_and_all_judge_by_all_answe
         adapter = build_adapter(tiny_sam, refines=False)
         adapter.learned.object_map = object_map
         takers.append(AsDrawn(tiny_sam, adapter, by_sum))
-    calibrate(takers[0], [alone], drawn.subset([16, 18]), cache)
-    calibrate(Turns(takers[1:], [[0, 2], [1, 3]]), maps, drawn.subset(range(16, 20)), cache)
+    calibrate(takers[0], [alone], drawn.subset([16, 18]), [], cache)
+    calibrate(Turns(takers[1:], [[0, 2], [1, 3]]), maps, drawn.subset(range(16, 20)), [], cache)
     assert alone.judge.weight.any()
     for one in maps:
         assert torch.equal(one.judge.weight, alone.judge.weight)
