@@ -25,7 +25,9 @@ class FitConfig:
     seed: int = 0
     mirror: bool = False  # learn from the images in a mirror as well
     epochs: int | None = None  # passes over the training objects; None: `objects` decides
-    objects: int = 3000  # objects seen in training when `epochs` does not say
+    objects: int = 3000  # objects seen in training at least, when `epochs` does not say
+    passes: int = 16  # over the training objects, where that is more,
+    most_objects: int = 6000  # but no more than so many; of even more objects each is seen once
     max_minutes: float | None = None  # stop training after so long, keeping the best
     val_fraction: float = 0.2  # share of the images held out when no folder is given
     batch_size: int = 2  # objects a step; one alone is slower for each, more are no faster
@@ -64,7 +66,9 @@ class FitConfig:
 
     def objects_to_see(self, count: int) -> int:
         """How many objects a training on so many sees, where they are not few (trials.py)."""
-        return max(self.objects, count) if self.epochs is None else self.epochs * count
+        if self.epochs is not None:
+            return self.epochs * count
+        return max(self.objects, count, min(self.passes * count, self.most_objects))
 
     def as_settings(self, first_offset: float) -> dict[str, Any]:
         """What an adapter says of its fit: all of these, and the start that was chosen."""

@@ -28,6 +28,7 @@ class Quick(FitConfig):
     """Two steps with each of two first offsets, then 28, with a look after each third."""
 
     objects: int = 60
+    passes: int = 0
     cells: int = 64
     warmup_objects: int = 8
     probe_objects: int = 4

@@ -25,6 +25,7 @@ from samtune.training import fit
 
 QUICK = FitConfig(  # 8 steps, a look at the held-out objects after every second
     objects=16,
+    passes=0,
     batch_size=2,
     validations=4,
     patience=4,
