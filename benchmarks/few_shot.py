@@ -4,8 +4,8 @@
 
 Each folder holds train/ and val/; `:4` names a class id. The masks are drawn from as many images of
 train/ that are not also in val/, and nothing else is known to the fit: trainings take turns in
-holding some of them out; of one, the mirror image is held out. --max-minutes is
-that of fit. Scores are percentages at the centre point of the objects in val/.
+holding some of them out; of one, the mirror image is held out. --max-minutes is that of fit. Scores
+are percentages at the centre point of the objects in val/.
 """
 
 import argparse
