@@ -95,7 +95,8 @@ def fit(
         typer.Option(
             min=1,
             metavar="N",
-            help=f"Passes over the objects. [default: about {FitConfig.objects:,} objects]",
+            help=f"Passes over the objects. [default: {FitConfig.passes}, but at least "
+            f"{FitConfig.objects:,} objects and at most {FitConfig.most_objects:,}]",
         ),
     ] = None,
     max_minutes: Annotated[
