@@ -24,7 +24,6 @@ from samtune.learner import EncodedImages
 from samtune.metrics import iou
 from samtune.object_map import FEATURES, ObjectMap
 from samtune.object_search import ObjectSearch
-from samtune.pairs import Pair
 from samtune.predictor import Predictor
 from samtune.sam import Sam
 from samtune.supervision import STRIDE, Supervision
@@ -148,7 +147,7 @@ def calibrate(
     answering: Answering,
     maps: Sequence[ObjectMap],
     held_out: Dataset,
-    empty: Sequence[Pair],
+    empty: Sequence[Embedding],
     cache: EmbeddingCache,
 ) -> None:
     """Fit what judges answers to those on held-out images, and find out how to ask.
@@ -181,7 +180,7 @@ def calibrate(
 
 
 def _tried(
-    answering: Answering, held_out: Dataset, empty: Sequence[Pair], cache: EmbeddingCache
+    answering: Answering, held_out: Dataset, empty: Sequence[Embedding], cache: EmbeddingCache
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
     """What is proposed on some held-out images and on those without an object; what comes of it.
 
@@ -208,14 +207,14 @@ def _tried(
 
 
 def _shown(
-    answering: Answering, held_out: Dataset, empty: Sequence[Pair], cache: EmbeddingCache
+    answering: Answering, held_out: Dataset, empty: Sequence[Embedding], cache: EmbeddingCache
 ) -> Iterator[tuple[Predictor, Embedding, list[NDArray[np.bool_]]]]:
     """Some held-out images and those without an object: who answers, and the objects' masks."""
-    sam, chosen = answering.sam, evenly(range(len(held_out.pairs)), _CALIBRATED_ON)
-    for index, embedding, things in encoded_images(held_out, sam, cache, chosen, None):
+    chosen = evenly(range(len(held_out.pairs)), _CALIBRATED_ON)
+    for index, embedding, things in encoded_images(held_out, answering.sam, cache, chosen, None):
         yield who_answers(answering, index), embedding, [thing.mask() for thing in things]
-    for pair in empty:  # nobody has seen them, so that anybody may answer
-        yield who_answers(answering, chosen[0]), cache.encode(pair.read(), sam)[1], []
+    for embedding in empty:  # nobody has seen them, so that anybody may answer
+        yield who_answers(answering, chosen[0]), embedding, []
 
 
 def loss(

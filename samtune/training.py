@@ -231,7 +231,7 @@ def fit(
     )
     found = None
     if maps:
-        calibrate(answering, maps, data, [pairs[index] for index in judged], cache)
+        calibrate(answering, maps, data, [images.load(index) for index in judged], cache)
         found = score_found(
             data,
             answering,

@@ -188,7 +188,7 @@ class Trials:
         if config.max_minutes:
             seconds, totals = self._in_time(60 * config.max_minutes, totals)
             config = replace(config, max_minutes=seconds / 60)
-        total, *later = totals
+        total, later = totals[0], sum(totals[1:])
         run = TrainingRun(
             self.sam, config, self.images, split.objects, split.held_out, total, self.processes
         )
@@ -200,12 +200,12 @@ class Trials:
         best = max(self._means(tried).values(), default=None)
 
         def tell(progress: Progress) -> None:
-            left = progress.total + sum(later) - progress.done
+            left = progress.total + later - progress.done
             on_progress(
                 replace(
                     progress,
                     done=self.seen + progress.done,
-                    total=self.seen + progress.total + sum(later),
+                    total=self.seen + progress.total + later,
                     val_iou=best,
                     seconds_left=left / run.objects_per_second,
                 )

@@ -177,7 +177,7 @@ def test_images_without_an_object_teach_the_judge_what_is_none(
     adapter = build_adapter(tiny_sam, refines=False)
     adapter.learned.object_map = object_map
     predictor, found = AsDrawn(tiny_sam, adapter, known), []
-    for empty in ([], others[:8]):
+    for empty in ([], embeddings[:8]):
         calibrate(predictor, [object_map], drawn.subset(range(16, 20)), empty, cache)
         found.append(sum(bool(find_objects(predictor, one, 9).objects) for one in embeddings[8:]))
     assert found == [4, 0]
