@@ -93,9 +93,10 @@ def held_out_in_words(train: "Dataset", held_out: "Dataset | None", config: FitC
     return f"these are few, so {parts} parts of them take turns in being held out"
 
 
-def empty_in_words(images: int) -> str:
+def empty_in_words(images: int, *, auto: bool = False) -> str:
     """What a fit learns from images without an object."""
-    return f"the presence also learns from {count(images, 'image')} without an object"
+    who = "the presence and what finds objects also learn" if auto else "the presence also learns"
+    return f"{who} from {count(images, 'image')} without an object"
 
 
 def leave_copies_out(terminal: Terminal, dataset: "Dataset", held_out: "Dataset") -> "Dataset":
@@ -104,13 +105,15 @@ def leave_copies_out(terminal: Terminal, dataset: "Dataset", held_out: "Dataset"
     Raises:
         DatasetError: nothing would be left.
     """
+    from samtune.mask_files import sha256_of
+
     unseen = {image for image, _ in held_out.digests}
+    unseen |= {sha256_of(one.image) for one in held_out.empty}
     kept = [index for index, (image, _) in enumerate(dataset.digests) if image not in unseen]
-    copies = [
-        pair.image.name
-        for pair, (image, _) in zip(dataset.pairs, dataset.digests, strict=True)
-        if image in unseen
-    ]
+    left = dataset.subset(kept)
+    empty = tuple(one for one in dataset.empty if sha256_of(one.image) not in unseen)
+    all_left = {*left.pairs, *empty}
+    copies = [one for one in (*dataset.pairs, *dataset.empty) if one not in all_left]
     if not copies:
         return dataset
     if not kept:
@@ -119,7 +122,7 @@ def leave_copies_out(terminal: Terminal, dataset: "Dataset", held_out: "Dataset"
             "left to train on: held-out images must be others. Leave out --val to hold some out."
         )
     terminal.say(
-        f"  left out of training: {count(len(copies), 'image')} (first: {copies[0]}), also held "
-        f"out in {held_out.folder}"
+        f"  left out of training: {count(len(copies), 'image')} (first: {copies[0].image.name}), "
+        f"also held out in {held_out.folder}"
     )
-    return replace(dataset.subset(kept), empty=dataset.empty)
+    return replace(left, empty=empty)

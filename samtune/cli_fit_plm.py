@@ -57,7 +57,7 @@ def fit_plm(
         for file in (output, state, *(files or ())):
             check_writable(file)
         if empty := len(found[0].some_empty(config.empty_images)):
-            terminal.say(empty_in_words(empty))
+            terminal.say(empty_in_words(empty, auto=config.auto))
         return found
 
     with (

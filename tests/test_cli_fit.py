@@ -391,6 +391,19 @@ def test_copies_of_held_out_images_are_left_out_of_training(base_iou, toy_datase
     assert "left out of training: 1 image (first: 5.png)" in result.stderr
 
 
+def test_copies_of_held_out_images_teach_no_presence_either(base_iou, toy_dataset, tmp_path):
+    base_iou(0.0)
+    val = healthy(tmp_path / "val", count=2)
+    for name in ("3.png", "5.png"):
+        save(toy_dataset / "masks" / name, disk(value=0, size=(96, 128)))
+    save(val / "masks" / "copy3.png", disk(value=0, size=(96, 128)))
+    (val / "images" / "copy3.png").write_bytes((toy_dataset / "images" / "3.png").read_bytes())
+    result = run("fit", toy_dataset, "--val", val, "--epochs", 1, "--json")
+    summary = told(result)
+    assert (summary["train_images"], summary["empty_images"]) == (6, 1)
+    assert "left out of training: 1 image (first: 3.png)" in result.stderr
+
+
 def as_coco(folder, name="plates.json"):
     """A COCO file of a folder's masks, one "plate" each, and a "car" of all pixels in the first."""
     images, annotations = [], []
