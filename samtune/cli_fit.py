@@ -11,7 +11,7 @@ from samtune.cli_fit_references import fit_from_references, parse_parts
 from samtune.cli_fit_vrp import parse_classes, train_vrp
 from samtune.cli_inputs import check_writable
 from samtune.cli_report import report_files
-from samtune.config import PARTS, FitConfig, MethodName, VrpConfig
+from samtune.config import PARTS, FitConfig, MethodName, Precision, VrpConfig
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -140,6 +140,13 @@ def fit(
             min=1, metavar="N", help="Objects a step; the processes of torchrun share them."
         ),
     ] = FitConfig.batch_size,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="plm: what training computes with an image's cells in; auto takes bfloat16 where "
+            "the processor is fast at it, for half of the time."
+        ),
+    ] = FitConfig.precision,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted fit, same options.")
     ] = False,
@@ -199,6 +206,8 @@ def fit(
         context.fail(
             "--auto is for --method plm: adapters of the others find objects by themselves."
         )
+    if method != "plm" and precision != "auto":
+        context.fail("--precision is for --method plm: the others compute in float32.")
     if method != "plm" and mirror:
         context.fail("--mirror is for --method plm: the others take images as they are.")
     if classes is not None and (method != "vrp" or class_id is not None):
@@ -234,6 +243,7 @@ def fit(
         dense_prompt=FitConfig.dense_prompt if dense_prompt is None else dense_prompt,
         refiner=not no_refiner,
         batch_size=batch_size,
+        precision=precision,
         auto=auto,
     )
     name = real_path(data).stem if data.is_file() else real_path(data).name

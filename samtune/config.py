@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 MethodName = Literal["plm", "persam", "persam-f", "vrp"]
 Part = Literal["background", "negative-point", "cascade", "guided-attention", "semantic-prompt"]
+Precision = Literal["auto", "float32", "bfloat16"]
 Annotation = Literal["mask", "box", "scribble", "point"]  # of a reference
 ANNOTATIONS: tuple[Annotation, ...] = get_args(Annotation)
 EVERY_OBJECT = 1000  # in an image, at most: no search for all of them goes on for ever
@@ -43,6 +44,9 @@ class FitConfig:
     selector_rate: float = 1e-3  # learning rate of what is mixed of the four masks
     click_share: float = 0.8  # of the steps; the others show several points, or a box
     cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
+    precision: Precision = (
+        "auto"  # of the cells in training; auto: what is fast here (precision.py)
+    )
     average: float = 0.99  # decay a step of the moving average of the weights that is kept
     few_masks: int = 40  # fewer objects: starts are tried on held-out ones (trials.py)
     fewest_held_out: int = 8  # objects; where `val_fraction` is fewer, trainings take turns
@@ -114,6 +118,9 @@ class VrpConfig:
     first_size: float = 0.1  # of the learned tokens at the start, beside a normed one's
     annotations: tuple[Annotation, ...] = ANNOTATIONS  # references have each of them equally often
     cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
+    precision: Precision = (
+        "auto"  # of the cells in training; auto: what is fast here (precision.py)
+    )
     average: float = 0.99  # decay a step of the moving average of the weights that is kept
     own_references: int = 16  # that an adapter of one class carries the digest of, at most
     validations: int = 10  # looks at the held-out images during training

@@ -48,16 +48,16 @@ class FrozenDecoder(nn.Module):
         A few tokens go to the cells, as two_way.py says; for many the cells are projected.
 
         Args:
-            image_embeddings: (I, C, h, w).
+            image_embeddings: (I, C, h, w), float32; for training on a few tokens also bfloat16.
             image_pe: (1, C, h, w) the dense positional encoding.
             sparse_prompt_embeddings: (B, P, C) prompt tokens.
-            dense_prompt_embeddings: (1, C, 1, 1), or (I or B, C, h, w) mask prompts; B mask
-                prompts make every prompt an image of its own.
+            dense_prompt_embeddings: (1, C, 1, 1), or (I or B, C, h, w) mask prompts, of the
+                embeddings' type; B mask prompts make every prompt an image of its own.
             guidance: towards a target, for inference only (two_way.py).
 
         Returns:
-            (B, T, C) tokens (IoU token, mask tokens, prompt) and (B, N, C) cells, row by row,
-            f_D of Kim et al. 2024 (https://arxiv.org/abs/2403.09199), section 4.2.
+            (B, T, C) tokens (IoU token, mask tokens, prompt) and, in the embeddings' type,
+            (B, N, C) cells, row by row, f_D of Kim et al. 2024 (https://arxiv.org/abs/2403.09199), section 4.2.
         """
         if dense_prompt_embeddings.shape[0] > image_embeddings.shape[0]:
             repeats = dense_prompt_embeddings.shape[0] // image_embeddings.shape[0]
@@ -68,7 +68,8 @@ class FrozenDecoder(nn.Module):
             prompted = prompted.repeat_interleave(len(prompt) // len(prompted), dim=0)
             answer: tuple[Tensor, Tensor] = self.layers.transformer(prompted, image_pe, prompt)
             return answer
-        cells, pe = cell_by_cell(image_embeddings + dense_prompt_embeddings), cell_by_cell(image_pe)
+        cells = cell_by_cell(image_embeddings + dense_prompt_embeddings)
+        pe = cell_by_cell(image_pe.to(cells.dtype))
         return two_way(self.layers.transformer, prompt, cells, pe, guidance)
 
     def prepare(
@@ -99,7 +100,7 @@ class FrozenDecoder(nn.Module):
 
         Args:
             tokens: (B, T, C) from `attend`.
-            cells: (B, K, C) any selection of the cells from `attend`.
+            cells: (B, K, C) any selection of the cells from `attend`, of their type.
             mixing: (B, M, 4) how much of each output's logits each wanted mask is made of; None is
                 the four outputs as they are.
 
@@ -109,7 +110,7 @@ class FrozenDecoder(nn.Module):
         """
         weights = self._networks(tokens, mixing)
         features = self._upscale(cells).flatten(1, 2)
-        logits: Tensor = (features @ weights.transpose(1, 2)).transpose(1, 2)
+        logits = (features @ weights.mT.to(features.dtype)).to(weights.dtype).mT
         return logits.reshape(*weights.shape[:2], -1, 16)
 
     def mask_logits(
@@ -206,7 +207,8 @@ class FrozenDecoder(nn.Module):
         """(..., C) cells to (..., parts, 64): some of each one's 2×2 coarse halves."""
         convolution, norm, *_ = self.layers.output_upscaling
         halves = _upscale_by_two(cells, convolution, parts)
-        return _gelu(F.layer_norm(halves, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+        weight, bias = norm.weight.to(cells.dtype), norm.bias.to(cells.dtype)
+        return _gelu(F.layer_norm(halves, norm.weight.shape, weight, bias, norm.eps))
 
     def _halve_again(self, halves: Tensor, parts: Sequence[int] = range(4)) -> Tensor:
         """(..., K, 64) coarse halves to (..., K · parts, 32): some of each one's 2×2 fine ones."""
@@ -238,4 +240,5 @@ def _upscale_by_two(cells: Tensor, convolution: Any, parts: Sequence[int]) -> Te
     """
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 1)[list(parts)].flatten(0, 1)
     bias, out = convolution.bias.repeat(len(parts)), convolution.out_channels
+    weight, bias = weight.to(cells.dtype), bias.to(cells.dtype)
     return F.linear(cells, weight, bias).view(*cells.shape[:-1], len(parts), out)

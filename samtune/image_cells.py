@@ -119,7 +119,7 @@ def normalise_cells(image_embeddings: Tensor, image_pe: Tensor) -> tuple[Tensor,
     """
     cells = cell_by_cell(image_embeddings)
     normed = F.layer_norm(cells, cells.shape[-1:])
-    return normed, normed + cell_by_cell(image_pe)
+    return normed, normed + cell_by_cell(image_pe.to(normed.dtype))
 
 
 def _side_by_side(attention: Projections, projected: Tensor) -> Tensor:

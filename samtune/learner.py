@@ -29,6 +29,7 @@ from samtune.losses import MaskScores, score_logits
 from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule, matching_loss
+from samtune.precision import settled
 from samtune.processes import ALONE, Processes
 from samtune.prompt_learning import attend_moved
 from samtune.sam import Sam
@@ -52,11 +53,11 @@ class EncodedImages:
             _, embedding = self._cache.encode(self._pairs[image_index].read(), self._sam)
         return embedding
 
-    def batch(self, image_indices: Sequence[int]) -> Tensor:
-        """(B, 256, h, w) float32 features on the model's device."""
+    def batch(self, image_indices: Sequence[int], kind: torch.dtype = torch.float32) -> Tensor:
+        """(B, 256, h, w) features of that type on the model's device."""
         features = [self.load(index).features for index in image_indices]
         cells = torch.stack([one.permute(1, 2, 0) for one in features])  # as they lie in memory
-        return cells.to(self._sam.device, torch.float32).permute(0, 3, 1, 2)
+        return cells.to(self._sam.device, kind).permute(0, 3, 1, 2)
 
 
 class Learner(Stepwise[nn.ModuleDict]):
@@ -85,6 +86,7 @@ class Learner(Stepwise[nn.ModuleDict]):
     ) -> None:
         self.sam, self.config, self.images, self.objects = sam, config, images, objects
         self.first_offset, self.processes = first_offset, processes
+        self.cells_type: torch.dtype = getattr(torch, settled(config.precision, sam.device))
         self.learning_rates: list[float] = []  # of the PLM, or of the selector alone, a step
         super().__init__(
             lambda: _modules(config, first_offset),
@@ -144,7 +146,7 @@ class Learner(Stepwise[nn.ModuleDict]):
 
     def _losses(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """The loss of the masks, and all others; means over the objects."""
-        features = self.images.batch([one.image_index for one in drawn.batch])
+        features = self.images.batch([one.image_index for one in drawn.batch], self.cells_type)
         tokens = self._tokens(drawn.points, drawn.labels, drawn.boxes)
         tokens, cells = self._attend(self.learned, tokens, features)
         masks, others = self._mask_losses(tokens, cells, drawn.samples)
@@ -198,7 +200,7 @@ class Learner(Stepwise[nn.ModuleDict]):
         starts = range(0, len(held_out), 4)
         for start in starts[self.processes.own(len(starts))]:
             batch = held_out[start : start + 4]
-            features = self.images.batch([one.image_index for one in batch])
+            features = self.images.batch([one.image_index for one in batch], self.cells_type)
             centers = np.stack([one.center for one in batch])[:, None]
             tokens = self._tokens(centers, np.ones((len(batch), 1), dtype=np.int64), None)
             tokens, cells = self._attend(None if plain else self.average, tokens, features)

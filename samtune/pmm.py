@@ -108,7 +108,7 @@ def sample_features(image_features: Tensor, points: Tensor) -> Tensor:
     weights = torch.stack([1 - share, share], dim=2)
     weights = weights[:, :, :, None, 1] * weights[:, :, None, :, 0]
     width = image_features.shape[2]
-    around = image_features.gather(1, index.view(batch, -1, 1).expand(-1, -1, width))
+    around = image_features.gather(1, index.view(batch, -1, 1).expand(-1, -1, width)).to(points)
     blended = weights.view(batch, count, 1, 4) @ around.view(batch, count, 4, width)
     return blended[:, :, 0]
 

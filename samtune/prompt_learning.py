@@ -40,16 +40,19 @@ def attend_moved(
         plm: moves the tokens, if there is one.
         dense_prompt: adds to the images' cells, if there is one.
         sparse_prompt_embeddings: (B, P, C) prompt tokens.
-        image_embeddings: (I, C, h, w); B is a multiple of I, the prompts of one image in a row.
+        image_embeddings: (I, C, h, w), float32 or bfloat16; B is a multiple of I, the prompts of
+            one image in a row.
 
     Returns:
-        (B, T, C) tokens and (B, N, C) cells, as `FrozenDecoder.attend`.
+        (B, T, C) tokens and (B, N, C) cells of the embeddings' type, as `FrozenDecoder.attend`.
     """
-    tokens, dense = sparse_prompt_embeddings, sam.no_mask
+    tokens, dense = sparse_prompt_embeddings, sam.no_mask.to(image_embeddings.dtype)
     if plm is not None:
         tokens = plm(tokens, image_embeddings, sam.image_pe)
     if dense_prompt is not None:
-        dense = dense + dense_prompt(image_embeddings)
+        device, short = image_embeddings.device.type, image_embeddings.dtype == torch.bfloat16
+        with torch.autocast(device, torch.bfloat16, enabled=short):
+            dense = dense + dense_prompt(image_embeddings)
     return sam.decoder.attend(image_embeddings, sam.image_pe, tokens, dense)
 
 

@@ -29,6 +29,7 @@ from samtune.found_scores import FoundScores, score_found
 from samtune.learner import EncodedImages
 from samtune.object_map import ObjectMap
 from samtune.object_map_fit import calibrate, fit_object_maps, for_the_judge
+from samtune.precision import settled
 from samtune.predictor import Predictor
 from samtune.presence_fit import fit_presence
 from samtune.processes import ALONE, Processes
@@ -124,6 +125,7 @@ def fit(
             processes are of different fits.
     """
     started = time.monotonic()
+    config = replace(config, precision=settled(config.precision, sam.device))
     shown = train.with_mirror_images() if config.mirror else train
     without = train.some_empty(config.empty_images)
     pairs = [*shown.pairs, *(() if val is None else val.pairs), *without]

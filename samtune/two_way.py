@@ -34,6 +34,7 @@ from samtune.attention import (
     fold_queries,
     gather,
     gather_backward,
+    meet,
     softmax_backward,
     split_heads,
     unfold_values,
@@ -162,12 +163,13 @@ class _Layer:
         self.tell = _Stage(lambda *given: _tell(layer, *given), (held, mixed, prompt), keep)
         self.tokens, self.folded, offset, self.given = self.tell.outputs
         scores = self.folded.reshape(cells.shape[0], -1, cells.shape[-1])
-        scores = (scores @ self.cells_pe.transpose(1, 2)).view(*self.folded.shape[:2], -1)
+        scores = meet(scores, self.cells_pe.transpose(1, 2)).view(*self.folded.shape[:2], -1)
         self.shares = torch.softmax(self._by_head(scores + offset), dim=2).flatten(1, 2)
         cells = _for_each_prompt(cells, len(prompt))
         # The first layer's cells are the caller's; the next one's are used up, if none asks back.
         add = torch.baddbmm if keep or first else Tensor.baddbmm_
-        moved = add(cells, self.shares.transpose(1, 2), self.given)
+        shares, given = self.shares.to(cells.dtype), self.given.to(cells.dtype)
+        moved = add(cells, shares.transpose(1, 2), given)
         self.norm = _Stage(layer.norm4, (moved,), keep)
         (self.moved,) = self.norm.outputs
 
@@ -180,10 +182,10 @@ class _Layer:
         """Gradients of the layer's tokens, prompt and, where they are wanted, cells."""
         images, count, _ = self.cells.shape
         (d_cells,) = self.norm.backward(d_moved)
-        d_given = self.shares @ d_cells
-        d_scores = self._by_head(self.given @ d_cells.transpose(1, 2))
+        d_given = meet(self.shares, d_cells)
+        d_scores = self._by_head(meet(self.given, d_cells.transpose(1, 2)))
         d_scores = softmax_backward(d_scores, self._by_head(self.shares), 2).flatten(1, 2)
-        d_folded = d_scores.reshape(images, -1, count) @ self.cells_pe
+        d_folded = meet(d_scores.reshape(images, -1, count), self.cells_pe)
         d_offset = d_scores.sum(dim=2, keepdim=True)
         d_held, d_mixed, d_prompt = self.tell.backward(
             d_tokens, d_folded.view(self.folded.shape), d_offset, d_given
@@ -197,7 +199,7 @@ class _Layer:
         width = d_cells.shape[-1]
         rows = d_scores.reshape(images, -1, count), d_weights, self.weights
         columns = (one.reshape(images, -1, width) for one in (self.folded, self.queries, d_mixed))
-        thin, vectors = torch.cat(rows, dim=1), torch.cat([*columns], dim=1)
+        thin, vectors = (torch.cat([*one], dim=1).to(d_cells.dtype) for one in (rows, columns))
         return d_tokens, d_prompt + more, d_cells.baddbmm_(thin.transpose(1, 2), vectors)
 
 
@@ -278,10 +280,9 @@ class _Attend(torch.autograd.Function):
         d_weights, d_queries = gather_backward(d_mixed, weights, cells, cells_pe)
         d_tokens, d_prompt = ask.backward(d_queries)
         d_tokens = d_tokens + d_held
-        thin = torch.cat([d_weights, weights], dim=1)
-        d_cells = torch.baddbmm(
-            d_cells, thin.transpose(1, 2), torch.cat([ask.outputs[0], d_mixed], dim=1)
-        )
+        thin = torch.cat([d_weights, weights], dim=1).to(d_cells.dtype)
+        vectors = torch.cat([ask.outputs[0], d_mixed], dim=1).to(d_cells.dtype)
+        d_cells = torch.baddbmm(d_cells, thin.transpose(1, 2), vectors)
         wanted = ctx.needs_input_grad[1]
         for number, layer in reversed(list(enumerate(ctx.layers))):
             to_cells = number > 0 or wanted

@@ -99,6 +99,7 @@ READING_ORDER = [
     "summaries",
     "curves",
     "resume",
+    "precision",
     "processes",
     "steps",
     "learner",

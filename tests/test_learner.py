@@ -57,7 +57,14 @@ def test_with_all_cells_the_loss_curve_is_that_of_the_plain_loop(
     plain_loop, tiny_sam, images, objects, dense
 ):
     still = {"pmm": False, "selector_rate": 0.0}  # the plain loop has neither
-    config = FitConfig(cells=64, batch_size=1, warmup_objects=10, dense_prompt=dense, **still)
+    config = FitConfig(
+        cells=64,
+        precision="float32",
+        batch_size=1,
+        warmup_objects=10,
+        dense_prompt=dense,
+        **still,
+    )
     learner = Learner(tiny_sam, config, images, objects, total=50, first_offset=1.0)
     plm = start_from(plain_loop.PlainPLM(), learner.learned["plm"])
     plain = plain_loop.PlainLoop(

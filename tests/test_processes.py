@@ -29,6 +29,7 @@ from samtune.supervision import supervise
 from samtune.training import fit
 
 SCRIPT = Path(__file__).with_name("interrupted_fit.py")
+EXACTLY = ("--precision", "float32", "--force", "--json")
 
 
 @given(st.integers(0, 50), st.integers(1, 9))
@@ -111,7 +112,9 @@ def learner(toy_folder, tiny_sam, tmp_path):
     objects = supervise(dataset.objects, tiny_sam.image_size, np.random.default_rng(0))
 
     def make(batch_size, processes=ALONE):
-        config = FitConfig(cells=32, batch_size=batch_size, warmup_objects=4, click_share=0.5)
+        config = FitConfig(
+            cells=32, precision="float32", batch_size=batch_size, warmup_objects=4, click_share=0.5
+        )
         total = 2 * batch_size + 1
         return Learner(tiny_sam, config, images, objects, total, 1.0, processes)
 
@@ -154,6 +157,7 @@ def test_a_fit_of_few_masks_in_limited_time_is_shared_from_encoding_to_scoring(
         folds=2,
         max_minutes=60,
         refiner=False,
+        precision="float32",
     )
     lock, encoded = threading.Lock(), []
 
@@ -209,7 +213,7 @@ def test_a_method_that_trains_nothing_refuses_to_be_shared(monkeypatch, toy_fold
 def start_two(folder, data, *words):
     """`torchrun --nproc-per-node 2 -m samtune fit`, at work in a folder, on the tiny SAM."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    fit_it = [SCRIPT, "many", "-", "fit", data, "-o", "a.safetensors", "--force", "--json"]
+    fit_it = [SCRIPT, "many", "-", "fit", data, "-o", "a.safetensors", *EXACTLY]
     places = [SCRIPT.parents[1], os.environ.get("PYTHONPATH", "")]
     settings = {
         "SAMTUNE_HOME": str(folder / "home"),
@@ -236,7 +240,7 @@ def test_torchrun_interrupted_and_resumed_makes_the_adapter_of_one_process(
     monkeypatch.setattr("samtune.cli_fit.FitConfig", Quick)
     monkeypatch.setattr("samtune.presence_fit._OBJECTS", 4)
     monkeypatch.setattr("samtune.presence_fit._HELD_OUT", 4)
-    alone = run("fit", toy_folder, "-o", tmp_path / "alone.safetensors", "--force", "--json")
+    alone = run("fit", toy_folder, "-o", tmp_path / "alone.safetensors", *EXACTLY)
     expected = json.loads(alone.stdout)
 
     folder = tmp_path / "shared"
