@@ -57,7 +57,8 @@ class FrozenDecoder(nn.Module):
 
         Returns:
             (B, T, C) tokens (IoU token, mask tokens, prompt) and, in the embeddings' type,
-            (B, N, C) cells, row by row, f_D of Kim et al. 2024 (https://arxiv.org/abs/2403.09199), section 4.2.
+            (B, N, C) cells, row by row, f_D of Kim et al. 2024 (https://arxiv.org/abs/2403.09199),
+            section 4.2.
         """
         if dense_prompt_embeddings.shape[0] > image_embeddings.shape[0]:
             repeats = dense_prompt_embeddings.shape[0] // image_embeddings.shape[0]
