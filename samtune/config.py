@@ -44,9 +44,7 @@ class FitConfig:
     selector_rate: float = 1e-3  # learning rate of what is mixed of the four masks
     click_share: float = 0.8  # of the steps; the others show several points, or a box
     cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
-    precision: Precision = (
-        "auto"  # of the cells in training; auto: what is fast here (precision.py)
-    )
+    precision: Precision = "auto"  # of cells in training; what is fast here (precision.py)
     average: float = 0.99  # decay a step of the moving average of the weights that is kept
     few_masks: int = 40  # fewer objects: starts are tried on held-out ones (trials.py)
     fewest_held_out: int = 8  # objects; where `val_fraction` is fewer, trainings take turns
