@@ -30,7 +30,8 @@ from samtune.sam import Sam
 from samtune.supervision import Supervision
 from samtune.training_run import TrainingRun
 
-_FAR_BEHIND = 0.15  # in mean IoU: a start that is so much worse is given up
+_FAR_BEHIND = 0.15  # in mean IoU: a start that is so much worse is given up,
+_FEWEST_JUDGED = 4  # but not before it was scored on so many objects
 _MIXED_WELL = 0.5  # IoU of the mixture's mask of a mirror image, from which on no PLM is tried
 _LEAST_SECONDS = 0.1  # of a training whose time is over: it makes a step or two
 Weights = dict[str, Tensor]
@@ -237,8 +238,8 @@ class Trials:
             return [0.0]
         alive = list(self.config.few_first_offsets)
         for splits in range(1, index + 1):
-            means = self._means(splits)
-            if means:
+            judged = sum(len(split.held_out) for split in self.splits[:splits])
+            if judged >= _FEWEST_JUDGED and (means := self._means(splits)):
                 limit = max(means.values()) - _FAR_BEHIND
                 alive = [start for start in alive if means.get(start, limit) >= limit]
         return alive

@@ -79,6 +79,7 @@ def known(monkeypatch):
 
 
 THREE = [("bcd", "a"), ("ad", "bc"), ("abc", "d")]
+PAIRS = [("cdef", "ab"), ("abef", "cd"), ("abcd", "ef")]
 
 
 @pytest.mark.parametrize(
@@ -116,12 +117,13 @@ def test_every_start_is_tried_on_all_splits_and_the_best_mean_of_objects_trained
     assert trials.trial_modules() == [(1.0, "a"), (1.0, "bc"), (1.0, "d")]
 
 
-def test_a_start_that_is_far_behind_is_given_up(known):
-    table = {(0.0, "a"): 0.5, (1.0, "a"): 0.4, (0.0, "bc"): 0.2, (1.0, "bc"): 0.6, (1.0, "d"): 0.1}
-    trials = known(table, THREE, "abcd")
-    # After two splits the means of three objects are 0.30 and 0.53.
+def test_a_start_that_is_far_behind_after_four_objects_is_given_up(known):
+    # Two objects say little: after them it is the other one that is far behind.
+    table = {(0.0, "ab"): 0.8, (1.0, "ab"): 0.4, (0.0, "cd"): 0.1, (1.0, "cd"): 0.9}
+    trials = known(table | {(1.0, "ef"): 0.1}, PAIRS, "abcdef")
     tried = [entry[::2] for entry in Scored.log]
-    assert tried == [(0.0, "a"), (1.0, "a"), (0.0, "bc"), (1.0, "bc"), (1.0, "d"), (1.0, "")]
+    starts = [(start, held) for held in ("ab", "cd") for start in (0.0, 1.0)]
+    assert tried == [*starts, (1.0, "ef"), (1.0, "")]
     assert trials.best_modules() == (1.0, "")
 
 
@@ -185,12 +187,12 @@ def test_a_time_limit_is_shared_by_all_trainings(known, monkeypatch):
 
 
 def test_a_start_that_is_given_up_leaves_its_time_to_the_others(known, monkeypatch):
-    # As many objects each as before; five trainings are done of the seven in 14 seconds.
+    # As many objects each as before; six trainings are done of the seven in 14 seconds.
     monkeypatch.setattr(Scored, "speed", 10.0)
     config = replace(QUICK, few_objects=100, mixture_objects=100, max_minutes=14 / 60)
-    table = {(0.0, "a"): 0.1} | {(1.0, held): 0.9 for _, held in THREE}
-    trials = known(table, THREE, "abcd", config)
-    assert [entry[3] for entry in Scored.log] == [100, 19, 32, 33, 34]
+    table = {(0.0, "ab"): 0.1, (0.0, "cd"): 0.1} | {(1.0, held): 0.9 for _, held in PAIRS}
+    trials = known(table, PAIRS, "abcdef", config)
+    assert [entry[3] for entry in Scored.log] == [100, 19, 19, 19, 30, 32]
     assert 13 < trials.seconds <= 14
 
 
