@@ -113,10 +113,13 @@ def click(browser, name, x, y, **how):
 
 def saved_mask(browser, name, stem):
     """What the button "Save mask" writes."""
-    path = browser.downloads / f"{stem}.{name}.mask.png"
-    path.unlink(missing_ok=True)
+    # While the last one of that name is still being finished, Chromium calls it "... (1).png".
+    pattern = f"{stem}.{name}.mask*.png"
+    for path in browser.downloads.glob(pattern):
+        path.unlink()
     browser.run(f"document.querySelector('#{name} button').click()")
-    browser.wait_until(path.is_file, "the saved mask")
+    browser.wait_until(lambda: [*browser.downloads.glob(pattern)], "the saved mask")
+    (path,) = browser.downloads.glob(pattern)
     return np.asarray(Image.open(path).convert("L"))
 
 
