@@ -116,9 +116,6 @@ class VrpConfig:
     first_size: float = 0.1  # of the learned tokens at the start, beside a normed one's
     annotations: tuple[Annotation, ...] = ANNOTATIONS  # references have each of them equally often
     cells: int = 1024  # of 4096, decoded in a training step (supervision.py)
-    precision: Precision = (
-        "auto"  # of the cells in training; auto: what is fast here (precision.py)
-    )
     average: float = 0.99  # decay a step of the moving average of the weights that is kept
     own_references: int = 16  # that an adapter of one class carries the digest of, at most
     validations: int = 10  # looks at the held-out images during training

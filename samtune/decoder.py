@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samtune.attention import meet
 from samtune.image_cells import ImageCells, cell_by_cell
 from samtune.two_way import Guidance, two_way, two_way_on_image
 
@@ -111,7 +112,7 @@ class FrozenDecoder(nn.Module):
         """
         weights = self._networks(tokens, mixing)
         features = self._upscale(cells).flatten(1, 2)
-        logits = (features @ weights.mT.to(features.dtype)).to(weights.dtype).mT
+        logits = meet(weights, features.mT)
         return logits.reshape(*weights.shape[:2], -1, 16)
 
     def mask_logits(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -29,7 +30,7 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         command = find_chromium()
         assert command is not None, "whoever opens a browser makes sure that there is one"
-        self.downloads = profile / "downloads"
+        self._profile, self._folders = profile, count()
         self.requested: list[str] = []  # addresses, of the worker too
         self.problems: list[str] = []  # exceptions and errors on the console
         self._process, self._to, self._from = _start(command, profile)
@@ -51,8 +52,6 @@ class Browser:
         self._call(
             "Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=True, flatten=True
         )
-        places = {"behavior": "allow", "downloadPath": str(self.downloads)}
-        self._call("Page.setDownloadBehavior", **places)
 
     def __enter__(self) -> "Browser":
         return self
@@ -86,6 +85,12 @@ class Browser:
         while not happened():
             assert time.monotonic() < end, (what, self.text("#status"), self.problems)
             time.sleep(0.05)
+
+    def new_downloads(self) -> Path:
+        """An empty folder for what is saved from now on: no file there can be in the way."""
+        folder = self._profile / f"downloads-{next(self._folders)}"
+        self._call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        return folder
 
     def choose_file(self, selector: str, path: Path) -> None:
         """Give a file to an <input type=file>, as its dialogue does."""

@@ -113,13 +113,9 @@ def click(browser, name, x, y, **how):
 
 def saved_mask(browser, name, stem):
     """What the button "Save mask" writes."""
-    # While the last one of that name is still being finished, Chromium calls it "... (1).png".
-    pattern = f"{stem}.{name}.mask*.png"
-    for path in browser.downloads.glob(pattern):
-        path.unlink()
+    path = browser.new_downloads() / f"{stem}.{name}.mask.png"
     browser.run(f"document.querySelector('#{name} button').click()")
-    browser.wait_until(lambda: [*browser.downloads.glob(pattern)], "the saved mask")
-    (path,) = browser.downloads.glob(pattern)
+    browser.wait_until(path.is_file, "the saved mask")
     return np.asarray(Image.open(path).convert("L"))
 
 

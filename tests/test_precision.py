@@ -44,7 +44,7 @@ def gradients(learner):
     }
 
 
-@pytest.mark.parametrize("click_share", [1.0, 0.0], ids=["clicks", "points and boxes"])
+@pytest.mark.parametrize("click_share", [1.0, 0.0], ids=["a click", "several points or a box"])
 def test_gradients_in_bfloat16_point_where_those_in_float32_do(learner, click_share):
     exact, short = (
         gradients(learner(precision, click_share=click_share, dense_prompt=True))
