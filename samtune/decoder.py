@@ -174,16 +174,17 @@ class FrozenDecoder(nn.Module):
 
         Returns:
             (B, 4h · 4w, 33) the upscaled features at each place of the logits' grid, row by row,
-            and the mask's logit there.
+            and the mask's logit there, of the cells' type.
         """
         weights = self._networks(tokens, mixing[:, None])
         blocks = self._upscale(cells)
+        logits = meet(weights, blocks.flatten(1, 2).mT)
         width = blocks.shape[-1]
         # (row, column) of the cell, of its coarse half, of that one's fine half
         found = blocks.new_empty(len(blocks), grid[0], 2, 2, grid[1], 2, 2, width + 1)
         in_order = found.permute(0, 1, 4, 2, 5, 3, 6, 7)
         in_order[..., :width] = blocks.view(len(blocks), *grid, 2, 2, 2, 2, width)
-        in_order[..., width:] = (blocks @ weights[:, None].mT).view(*in_order.shape[:-1], 1)
+        in_order[..., width:] = logits.view(*in_order.shape[:-1], 1)
         return found.view(len(blocks), -1, width + 1)
 
     def _with_outputs(self, sparse_prompt_embeddings: Tensor) -> Tensor:

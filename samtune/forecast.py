@@ -81,7 +81,7 @@ def forecast(
     seconds += answer * 2 * scored
     if config.refiner:
         share = share_of_refining(config, len(train.objects))
-        once = _seconds(lambda: fit_refiner(sam, encoded, few.objects[:4], 0, share=1 / LOOKS))
+        once = _seconds(lambda: fit_refiner(sam, encoded, few.objects[:4], config, share=1 / LOOKS))
         seconds += once * LOOKS * share * (2 if held_out is None else 1)
     return Forecast(missing, encode * missing, seconds, _EMBEDDING_BYTES * missing)
 

@@ -29,7 +29,7 @@ from samtune.losses import MaskScores, score_logits
 from samtune.pairs import Pair
 from samtune.plm import PromptLearningModule
 from samtune.pmm import PointMatchingModule, matching_loss
-from samtune.precision import settled
+from samtune.precision import cells_type
 from samtune.processes import ALONE, Processes
 from samtune.prompt_learning import attend_moved
 from samtune.sam import Sam
@@ -86,7 +86,7 @@ class Learner(Stepwise[nn.ModuleDict]):
     ) -> None:
         self.sam, self.config, self.images, self.objects = sam, config, images, objects
         self.first_offset, self.processes = first_offset, processes
-        self.cells_type: torch.dtype = getattr(torch, settled(config.precision, sam.device))
+        self.cells_type = cells_type(config.precision, sam.device)
         self.learning_rates: list[float] = []  # of the PLM, or of the selector alone, a step
         super().__init__(
             lambda: _modules(config, first_offset),

@@ -27,6 +27,12 @@ def settled(precision: Precision, device: torch.device) -> Precision:
     return "bfloat16" if fast else "float32"
 
 
+def cells_type(precision: Precision, device: torch.device) -> torch.dtype:
+    """The same as torch's type."""
+    chosen: torch.dtype = getattr(torch, settled(precision, device))
+    return chosen
+
+
 def _capabilities() -> dict[str, bool]:
     """What the processor can do, as far as torch tells; older ones do not."""
     return getattr(torch.cpu, "get_capabilities", dict)()

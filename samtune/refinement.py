@@ -42,7 +42,7 @@ def box_of(contour: NDArray[np.float32], embedding: Embedding) -> NDArray[np.flo
 
 
 @torch.inference_mode()
-def box_features(sam: Sam, image: ImageCells, boxes: NDArray[np.float32]) -> Tensor:
+def box_features(sam: Sam, image: ImageCells | Tensor, boxes: NDArray[np.float32]) -> Tensor:
     """What plain SAM makes of boxes in an image: what the contour refiner reads.
 
     Not what an adapter makes of clicks: that fits the images it was trained on better than any
@@ -50,18 +50,25 @@ def box_features(sam: Sam, image: ImageCells, boxes: NDArray[np.float32]) -> Ten
 
     Args:
         sam: the frozen model.
-        image: the prepared image.
+        image: the prepared image, or (1, C, h, w) its embedding, which is quicker where there are
+            but a few boxes, and may be in bfloat16 (precision.py).
         boxes: (B, 4) x0, y0, x1, y1 in the input frame.
 
     Returns:
-        (B, 4h · 4w, 33) upscaled features, and the logit of SAM's single mask.
+        (B, 4h · 4w, 33) upscaled features, and the logit of SAM's single mask; of the embedding's
+        type.
     """
     corners = torch.from_numpy(boxes).to(sam.device)
     none = torch.empty(len(boxes), 0, 2, device=sam.device)
     prompt = sam.encode_points(none, none[..., 0], corners)
-    tokens, cells = sam.decoder.attend_to(image, prompt)
+    if isinstance(image, ImageCells):
+        features = image.features
+        tokens, cells = sam.decoder.attend_to(image, prompt)
+    else:
+        features = image
+        tokens, cells = sam.decoder.attend(image, sam.image_pe, prompt, sam.no_mask.to(image.dtype))
     single = torch.eye(4, device=sam.device)[:1].expand(len(boxes), -1)
-    height, width = image.features.shape[-2:]
+    height, width = features.shape[-2:]
     return sam.decoder.upscaled(tokens, cells, single, (height, width))
 
 

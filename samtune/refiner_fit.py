@@ -23,8 +23,9 @@ from samtune.joining import joined
 from samtune.learner import EncodedImages
 from samtune.masks import DatasetObject
 from samtune.metrics import iou
+from samtune.precision import cells_type
 from samtune.refinement import SMALLEST, box_features
-from samtune.rough_contours import SHARES, ObjectWindow, RoughContour
+from samtune.rough_contours import SHARES, Kind, ObjectWindow, RoughContour
 from samtune.sam import Sam
 
 LOOKS = 160  # at objects, evenly at some of more, and again at fewer
@@ -95,7 +96,7 @@ def fit_refiners(
                 sam,
                 images,
                 objects,
-                config.seed,
+                config,
                 share=some,
                 seconds=seconds * some / sum(each for _, each in lots),
                 on_progress=lambda done, _, before=before: on_progress(before + done, total),  # type: ignore[misc]
@@ -119,7 +120,7 @@ def fit_refiner(
     sam: Sam,
     images: EncodedImages,
     things: Sequence[DatasetObject],
-    seed: int,
+    config: FitConfig,
     *,
     share: float = 1.0,
     seconds: float = math.inf,
@@ -131,7 +132,7 @@ def fit_refiner(
         sam: the frozen model.
         images: the embeddings of all images that objects are in.
         things: the objects.
-        seed: the same seed gives the same refiner.
+        config: the fit's settings; the same seed gives the same refiner.
         share: of the looks and steps, for short fits.
         seconds: after which it ends with what was learned so far.
         on_progress: called with the steps done and of all.
@@ -140,17 +141,21 @@ def fit_refiner(
         The refiner; None where every object is a speck.
     """
     started = time.monotonic()
-    rng = np.random.default_rng([seed, 5])
+    large = [one for one in things if _is_large(one, sam.image_size)]
+    if not large:
+        return None
+    rng = np.random.default_rng([config.seed, 5])
     looks, steps = max(1, round(share * LOOKS)), _steps(share)
-    profiles = _profiles(sam, images, things, looks, rng, seconds / 2)
+    kind = cells_type(config.precision, sam.device)
+    profiles = _profiles(sam, images, large, looks, rng, kind, seconds / 2)
     if profiles is None:
         return None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(config.seed)
         refiner = ContourRefiner(profiles.features.shape[-1])
     refiner.normalise(profiles.features)
     refiner.to(sam.device)
-    optimizer = torch.optim.AdamW(refiner.parameters(), _RATE, weight_decay=_DECAY)
+    optimizer = torch.optim.AdamW(refiner.parameters(), _RATE, weight_decay=_DECAY, fused=True)
     for step in range(steps):
         if time.monotonic() - started > seconds:
             break
@@ -170,6 +175,7 @@ def _profiles(
     things: Sequence[DatasetObject],
     looks: int,
     rng: np.random.Generator,
+    kind: torch.dtype,
     seconds: float,
 ) -> Profiles | None:
     """Decode objects and outline them roughly, for so long at most."""
@@ -181,7 +187,8 @@ def _profiles(
         for position in rng.permutation(evenly).tolist():
             if contours and time.monotonic() - started > seconds:
                 return
-            seen, drawn = _look_at(sam, images, things[position], rng)
+            thing = things[position]
+            seen, drawn = _look_at(sam, images.batch([thing.image_index], kind), thing, rng)
             if drawn:
                 contours.extend(drawn)
                 yield seen
@@ -196,41 +203,42 @@ def _profiles(
     return Profiles(features, points, offsets, within)
 
 
+def _is_large(thing: DatasetObject, image_size: int) -> bool:
+    """Whether an object is large enough to be refined."""
+    x0, y0, x1, y1 = thing.box
+    scale = max(input_size(thing.size, image_size)) / max(thing.size)
+    return min(x1 - x0, y1 - y0) * scale >= SMALLEST
+
+
 @torch.inference_mode()
 def _look_at(
-    sam: Sam, images: EncodedImages, thing: DatasetObject, rng: np.random.Generator
+    sam: Sam, image_embedding: Tensor, thing: DatasetObject, rng: np.random.Generator
 ) -> tuple[Tensor, list[RoughContour]]:
-    """Rough contours of an object, and the profiles of what SAM makes of their boxes.
-
-    There are none of objects that are too small to be refined.
-    """
-    x0, y0, x1, y1 = thing.box
-    scale = max(input_size(thing.size, sam.image_size)) / max(thing.size)
-    if min(x1 - x0, y1 - y0) * scale < SMALLEST:
-        return torch.empty(0), []
-    embedded = images.batch([thing.image_index])
-    image = sam.decoder.prepare(embedded, sam.image_pe, sam.no_mask)
+    """Rough contours of an object, and the profiles of what SAM makes of their boxes."""
     window, frame = ObjectWindow.of(thing, sam.image_size), input_size(thing.size, sam.image_size)
+    mistakes: list[Kind] = rng.choice(list(SHARES), _MASKS, p=list(SHARES.values())).tolist()
+    rough = [(mistake, window.coarse(mistake, rng)) for mistake in mistakes]
+    boxes = [_box_near(window.box(mask), sam.image_size, frame, rng) for _, mask in rough]
+    known = [box for box in boxes if box is not None]
+    if not known:
+        return torch.empty(0), []
+    upscaled = box_features(sam, image_embedding, np.stack(known))
+    side = math.isqrt(upscaled.shape[1])
     features: list[Tensor] = []
     found: list[RoughContour] = []
-    for kind in rng.choice(list(SHARES), _MASKS, p=list(SHARES.values())):
-        mask = window.coarse(kind, rng)
-        box = _box_near(window.box(mask), sam.image_size, frame, rng)
-        if box is None:
-            continue
-        upscaled = box_features(sam, image, box[None])
-        side = math.isqrt(upscaled.shape[1])
-        if kind == "sam":
-            seen = window.seen_in(upscaled[0, :, -1].view(side, side).cpu().numpy())
+    asked = (one for one, box in zip(rough, boxes, strict=True) if box is not None)
+    for (mistake, mask), answer in zip(asked, upscaled, strict=True):
+        if mistake == "sam":
+            seen = window.seen_in(answer[:, -1].view(side, side).float().cpu().numpy())
             mask = seen if iou(seen, mask) > _ALIKE else mask
         drawn = []
         for _ in range(_CONTOURS):
-            waves = kind != "exact" or rng.random() < _WAVED
+            waves = mistake != "exact" or rng.random() < _WAVED
             contour = window.rough_contour(mask, side, rng, waves=waves)
             drawn += [] if contour is None else [contour]
         if drawn:
             points = torch.from_numpy(np.stack([one.points for one in drawn])).to(sam.device)
-            features.append(sample_across(upscaled.expand(len(drawn), -1, -1), points).half())
+            features.append(sample_across(answer.expand(len(drawn), -1, -1), points).half())
             found += drawn
     return torch.cat(features) if features else torch.empty(0), found
 

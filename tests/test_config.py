@@ -1,8 +1,13 @@
 """Settings of fitting."""
 
+import ast
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
-from samtune.config import FitConfig
+import samtune.config
+from samtune.config import FitConfig, VrpConfig
 
 
 @pytest.mark.parametrize(
@@ -15,3 +20,19 @@ def test_many_objects_are_seen_more_often_but_not_without_end(count, seen):
 def test_epochs_say_how_often_whatever_there_is():
     assert FitConfig(epochs=3).objects_to_see(40) == 120
     assert FitConfig(epochs=3).objects_to_see(7000) == 21_000
+
+
+@pytest.mark.parametrize("settings", [FitConfig, VrpConfig])
+def test_each_setting_is_read_by_something_that_knows_these_settings(settings):
+    read = set()
+    for path in Path(samtune.config.__file__).parent.glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        named = any(isinstance(node, ast.Name) and node.id == settings.__name__ for node in nodes)
+        if named or path.stem == "run":  # which takes the settings of any training
+            read |= {
+                node.attr
+                for node in nodes
+                if isinstance(node, ast.Attribute)
+                and ast.unparse(node.value) in ("config", "self.config", "self")
+            }
+    assert {field.name for field in fields(settings)} - read == set()

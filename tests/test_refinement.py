@@ -17,7 +17,7 @@ from samtune.pmm import resample_contour
 from samtune.polygons import Polygon, is_valid, mask_to_polygons, polygons_to_mask
 from samtune.predictor import AT_ONCE, Predictor
 from samtune.prompts import Prompt
-from samtune.refinement import contour_moves, refine_polygon
+from samtune.refinement import box_features, contour_moves, refine_polygon
 
 SIZE = (50, 77)  # (H, W) of the image
 
@@ -90,6 +90,20 @@ def test_every_part_is_decoded_by_plain_sam_for_its_own_box(tiny_sam, embedding)
     torch.testing.assert_close(read[9][0][:, :32], expected, rtol=1e-2, atol=2e-2)
     logits = decoded.low_res_logits.flatten()
     torch.testing.assert_close(read[9][0][:, 32], logits, rtol=1e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize(("kind", "share"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_boxes_of_an_image_that_was_not_prepared_have_the_same_features(
+    tiny_sam, embedding, kind, share
+):
+    boxes = np.array([[10, 12, 60, 50], [30, 30, 90, 100]], dtype=np.float32)
+    expected = box_features(tiny_sam, tiny_sam.image_cells(embedding), boxes)
+    found = box_features(tiny_sam, embedding.features[None].to(kind), boxes)
+    assert found.dtype == kind
+    assert found.shape == expected.shape == (2, 32 * 32, 33)
+    for part in (slice(32), slice(32, 33)):  # features, logit
+        off = (found.float() - expected)[..., part].norm() / expected[..., part].norm()
+        assert off < share
 
 
 def test_what_cannot_be_refined_is_the_same_pixels_as_before(tiny_sam, embedding):

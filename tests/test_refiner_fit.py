@@ -42,7 +42,7 @@ def fitted(data, images, tiny_sam):
     """Fit with little work; `share` is of a real fit's."""
 
     def fit(things=data[0].objects, seed=0, share=0.005, **options):
-        return fit_refiner(tiny_sam, images, things, seed, share=share, **options)
+        return fit_refiner(tiny_sam, images, things, FitConfig(seed=seed), share=share, **options)
 
     return fit
 
