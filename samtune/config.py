@@ -1,7 +1,7 @@
 """Every default of fitting, once, with its unit and source.
 
 One set for every task: nobody should have to tune flags for plates or for cells. The measured
-tables behind these numbers are in benchmarks/README.md.
+tables behind these numbers are in benchmarks/defaults.md.
 """
 
 import math

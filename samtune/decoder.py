@@ -19,7 +19,7 @@ from samtune.attention import meet
 from samtune.image_cells import ImageCells, cell_by_cell
 from samtune.two_way import Guidance, two_way, two_way_on_image
 
-_PLAIN = 5.0  # logits beyond it, all around, are far from a boundary (benchmarks/README.md)
+_PLAIN = 5.0  # logits beyond it, all around, are far from a boundary (benchmarks/defaults.md)
 _DIAGONAL = (0, 3)  # of 2×2, and of each again 2×2: with two, no boundary slips between them
 _OFF_DIAGONAL = (1, 2)
 _FEW = 16  # tokens; from here on upstream's own transformer, which projects all cells, is faster

@@ -5,7 +5,7 @@ appendix A): sparse ones, the tokens of points and boxes, which the PLM moves (p
 one, which SAM makes from a mask and adds to the image embedding cell by cell. Without a mask it is
 the same vector everywhere. Here it is learned: a small network says of every cell what the task
 has to tell the frozen decoder of it, such as where one of its things ends and another begins. Two
-tokens cannot (benchmarks/README.md). It depends on the image alone, so that all prompts on
+tokens cannot (benchmarks/defaults.md). It depends on the image alone, so that all prompts on
 an image share it.
 """
 

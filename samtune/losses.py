@@ -4,7 +4,7 @@ Per object, as in Kim et al. 2024 (https://arxiv.org/abs/2403.09199, equation 3)
 dice + the squared error of the predicted IoU. But the focal loss (γ 2) has a weight of 2.5 and no
 α; there it is 20 with an α of 0.25, which counts the background three times and makes masks a
 little too small. With less of it a task's few objects are learned sooner and better
-(benchmarks/README.md).
+(benchmarks/defaults.md).
 
 Sums run over sampled cells of the image, each weighted by how many it stands for, so that they
 estimate the sums over all logits without bias; with every cell present and weight 1 they are

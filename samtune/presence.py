@@ -4,7 +4,7 @@ SAM gives every click a mask, and an adapter that was only ever shown clicks on 
 click beside one a mask as well. The decoder's own output tokens, after an adapter, tell the two
 apart: a logistic regression on them, 1,281 numbers, fitted once the adapter is trained. Training
 the adapter itself on clicks on the background cost up to 8 points of IoU and told them apart no
-better (benchmarks/README.md).
+better (benchmarks/defaults.md).
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 SAM answers a prompt with four masks and estimates each one's IoU. The estimate is frozen with
 the decoder and knows nothing of the task: on licence plates it picks a single character although
 another of its own masks is the plate, and after the PLM has trained one output it still prefers
-another. That choice is half of what can be won (benchmarks/README.md), so it is learned beside
+another. That choice is half of what can be won (benchmarks/defaults.md), so it is learned beside
 the PLM: a linear correction, 2,052 numbers, from the decoder's own output tokens to the IoU that
 each mask turned out to have. It starts at zero, as SAM's own choice.
 

@@ -60,7 +60,7 @@ def test_torchrun_tells_which_process_this_is(rank, count, expected, monkeypatch
 
 def check_alike(name, found, expected):
     # A gradient that comes to nothing but rounding is still a step of AdamW's: in the PLM's largest
-    # matrices one number in 524,288 was off by 1.3e-4 (benchmarks/README.md, "AdamW's epsilon").
+    # matrices one number in 524,288 was off by 1.3e-4 (benchmarks/defaults.md, "AdamW's epsilon").
     if name in ("plm.mlp.0.weight", "plm.mlp.2.weight"):
         apart = (found - expected).abs() > 1e-4
         assert int(apart.sum()) <= found.numel() // 100_000, name
