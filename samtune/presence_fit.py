@@ -2,8 +2,9 @@
 
 Its tokens are those that `segment` will judge, because the adapter does not change any more. Where
 there are images without an object, it also learns from those clicks on them that it would take for
-clicks on one. What is calibrated on are clicks on held-out objects, or, where trainings took turns
-in holding objects out, the judgements of each trial's head on those it has not seen.
+clicks on one. It learns from tokens of cells in the training's own type (precision.py). What is
+calibrated on are clicks on held-out objects, or, where trainings took turns in holding objects out,
+the judgements of each trial's head on those it has not seen: in float32, as all answers are.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samtune.config import FitConfig
 from samtune.joining import joined
 from samtune.learner import EncodedImages
+from samtune.precision import cells_type
 from samtune.presence import PresenceHead
 from samtune.prompt_learning import PromptLearning, attend_moved
 from samtune.sam import Sam
@@ -34,7 +37,7 @@ def fit_presence(
     empty: Sequence[int],
     split: Split,
     trials: Sequence[tuple[PromptLearning, Split]],
-    seed: int,
+    config: FitConfig,
 ) -> PresenceHead | None:
     """Learn from the training objects, and calibrate on the held-out ones.
 
@@ -46,12 +49,13 @@ def fit_presence(
         split: what the adapter was trained on, and what was held out.
         trials: modules of trainings that took turns, and what each was trained on, where nothing
             was held out for good.
-        seed: the same seed gives the same head.
+        config: the fit's settings; the same seed gives the same head.
 
     Returns:
         The head; None where objects fill all their images, so that nothing is beside them.
     """
-    clicks = _Clicks(sam, images, empty, np.random.default_rng([seed, 4]))
+    kind = cells_type(config.precision, sam.device)
+    clicks = _Clicks(sam, images, empty, kind, np.random.default_rng([config.seed, 4]))
     head = clicks.learn(learned, split.objects)
     if head is None:
         return None
@@ -61,25 +65,34 @@ def fit_presence(
         judged.append(None if of_trial is None else clicks.judge(of_trial, modules, trial.held_out))
     known = [kinds for kinds in judged if kinds is not None]
     if known:
-        head.calibrate(*(torch.cat(kind) for kind in zip(*known, strict=True)))
+        head.calibrate(*(torch.cat(logits) for logits in zip(*known, strict=True)))
     return head
 
 
 class _Clicks:
-    """Clicks on objects and beside them, drawn one after another, as an adapter answers them."""
+    """Clicks on objects and beside them, drawn one after another, as an adapter answers them.
+
+    Args:
+        sam: the frozen model.
+        images: the embeddings of all images.
+        empty: the numbers of those without an object.
+        kind: of the cells in learning.
+        rng: draws the clicks.
+    """
 
     def __init__(
         self,
         sam: Sam,
         images: EncodedImages,
         empty: Sequence[int],
+        kind: torch.dtype,
         rng: np.random.Generator,
     ) -> None:
-        self.sam, self.images, self.empty, self.rng = sam, images, empty, rng
+        self.sam, self.images, self.empty, self.kind, self.rng = sam, images, empty, kind, rng
 
     def learn(self, learned: PromptLearning, objects: list[Supervision]) -> PresenceHead | None:
         """A head that tells them apart; None where there are none of a kind."""
-        tokens = self._tokens(learned, _evenly(objects, _OBJECTS))
+        tokens = self._tokens(learned, _evenly(objects, _OBJECTS), self.kind)
         if tokens is None:
             return None
         on_object, beside = tokens
@@ -93,36 +106,37 @@ class _Clicks:
         self, head: PresenceHead, learned: PromptLearning, objects: list[Supervision]
     ) -> tuple[Tensor, Tensor] | None:
         """A head's logits for clicks on objects, and beside them."""
-        tokens = self._tokens(learned, _evenly(objects, _HELD_OUT))
+        tokens = self._tokens(learned, _evenly(objects, _HELD_OUT), torch.float32)
         with torch.no_grad():
             return None if tokens is None else (head(tokens[0]), head(tokens[1]))
 
     @torch.inference_mode()
     def _tokens(
-        self, learned: PromptLearning, objects: list[Supervision]
+        self, learned: PromptLearning, objects: list[Supervision], kind: torch.dtype
     ) -> tuple[Tensor, Tensor] | None:
         """Tokens of clicks on the objects, and of clicks beside all objects of their images."""
         if not objects:
             return None
-        tokens = joined((self._answer(learned, one) for one in objects), len(objects))
+        answers = (self._answer(learned, one, kind) for one in objects)
+        tokens = joined(answers, len(objects))
         return tokens[:, :_CLICKS].flatten(0, 1), tokens[:, _CLICKS:].flatten(0, 1)
 
-    def _answer(self, learned: PromptLearning, one: Supervision) -> Tensor:
+    def _answer(self, learned: PromptLearning, one: Supervision, kind: torch.dtype) -> Tensor:
         """Tokens of clicks on an object and then of those beside all, (1, clicks, T, C)."""
         clicks = np.concatenate(
             [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
         )
-        return self._attend(learned, clicks, self.images.batch([one.image_index]))[None]
+        features = self.images.batch([one.image_index], kind)
+        return self._attend(learned, clicks, features)[None]
 
     @torch.inference_mode()
     def _most_like_one(
         self, head: PresenceHead, learned: PromptLearning, image_index: int
     ) -> Tensor:
         """Tokens of clicks on an image without an object, (clicks, T, C)."""
-        embedding = self.images.load(image_index)
-        height, width = embedding.input_size
+        height, width = self.images.load(image_index).input_size
         clicks = self.rng.uniform(0, (width - 1, height - 1), (_TRIED, 2)).astype(np.float32)
-        features = embedding.features[None].to(self.sam.device, torch.float32)
+        features = self.images.batch([image_index], self.kind)
         tokens = self._attend(learned, clicks, features)
         return tokens[head(tokens).topk(_TAKEN).indices]
 

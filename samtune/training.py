@@ -173,7 +173,7 @@ def fit(
     empty = range(len(pairs) - len(without), len(pairs))
     judged = for_the_judge(empty) if config.auto else ()
     taught = [index for index in empty if index not in judged]
-    learned.presence = fit_presence(sam, learned, images, taught, split, tried, config.seed)
+    learned.presence = fit_presence(sam, learned, images, taught, split, tried, config)
     if config.refiner:
         refiners = fit_refiners(
             sam,

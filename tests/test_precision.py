@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_models import build_adapter
 
 from samtune.adapter import Adapter
 from samtune.config import FitConfig
@@ -12,8 +13,12 @@ from samtune.dataset import load_dataset, split
 from samtune.embeddings import EmbeddingCache
 from samtune.learner import EncodedImages, Learner
 from samtune.precision import settled
+from samtune.predictor import Predictor
+from samtune.presence_fit import fit_presence
+from samtune.prompts import Prompt
 from samtune.supervision import supervise
 from samtune.training import fit
+from samtune.trials import Split
 
 CPU = torch.device("cpu")
 
@@ -68,6 +73,22 @@ def test_the_loss_falls_as_it_does_in_float32(learner, dense):
     assert wanted[0] - wanted[-1] > 1  # it does fall
     np.testing.assert_allclose(came, wanted, rtol=0.1)
     assert all(one.dtype == torch.float32 for one in short.average.state_dict().values())
+
+
+def test_a_presence_learned_from_bfloat16_judges_clicks_as_one_from_float32(learner, tiny_sam):
+    images, objects = learner("float32").images, learner("float32").objects
+    adapter = build_adapter(tiny_sam)
+    split = Split(objects[:-2], objects[-2:])
+    judged = []
+    for precision in ("float32", "bfloat16"):
+        config = FitConfig(precision=precision)
+        head = fit_presence(tiny_sam, adapter.learned, images, (), split, (), config)
+        adapter.learned.presence = head
+        clicks = [Prompt.of([(x, y)]) for x in range(5, 90, 8) for y in range(5, 60, 8)]
+        judged.append(Predictor(tiny_sam, adapter).presence(images.load(0), clicks))
+        adapter.learned.presence = None
+    assert np.ptp(judged[0]) > 0.2  # it does tell clicks apart
+    np.testing.assert_allclose(judged[1], judged[0], atol=0.1)
 
 
 @pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16"])
