@@ -8,6 +8,7 @@ the whole is a matrix product over cells. `tests/test_decoder.py` holds all this
 segment-anything's own forward.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,6 +115,26 @@ class FrozenDecoder(nn.Module):
         features = self._upscale(cells).flatten(1, 2)
         logits = meet(weights, features.mT)
         return logits.reshape(*weights.shape[:2], -1, 16)
+
+    def logits_at(self, tokens: Tensor, cells: Tensor, mixing: Tensor, places: Tensor) -> Tensor:
+        """Decode single logits of a mask.
+
+        Args:
+            tokens: (B, T, C) from `attend`.
+            cells: (B, N, C) from `attend`, of a square grid.
+            mixing: (B, 4) how much of each output's logits the mask is made of.
+            places: (B, P, 2) xy in logits, P at least 1; the centre of the first is half of one.
+
+        Returns:
+            (B, P) the logits that the places lie in; of places outside of the square the nearest.
+        """
+        side = math.isqrt(cells.shape[1])
+        column, row = places.floor().long().clamp(0, 4 * side - 1).unbind(dim=-1)
+        index = row // 4 * side + column // 4
+        chosen = cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1]))
+        blocks = self.mask_blocks(tokens, chosen, mixing[:, None])[:, 0]
+        coarse, fine = (2 * (row % 4 // 2) + column % 4 // 2), 2 * (row % 2) + column % 2
+        return blocks.gather(2, (4 * coarse + fine)[..., None])[..., 0]
 
     def mask_logits(
         self,

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from samtune.clicked import Asked
 from samtune.contour_refiner import ContourRefiner
+from samtune.decoder import FrozenDecoder
 from samtune.input_frame import Embedding
 from samtune.prompts import Prompt
 from samtune.reference_cells import Marked
@@ -134,11 +136,12 @@ class Method(nn.Module):
         """How much of each of the four masks to return, (B, 4), from their estimated IoU."""
         return mixture(estimates)
 
-    def judge(self, tokens: Tensor) -> Tensor | None:
+    def judge(self, decoder: FrozenDecoder, asked: Asked) -> Tensor | None:
         """How likely it is, (B,) from 0 to 1, that prompts are on an object; None: not known.
 
         Args:
-            tokens: (B, T, 256) as `attend` gave them.
+            decoder: the frozen model's.
+            asked: the prompts, and what `attend` gave for them.
         """
         return None
 

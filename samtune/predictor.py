@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samtune.adapter import Adapter, AdapterInfo
+from samtune.clicked import Asked, places_of
 from samtune.contour_refiner import ContourRefiner
+from samtune.decoded import Decoded
 from samtune.input_frame import Embedding
 from samtune.nearness import is_far
 from samtune.polygons import Polygon, mask_to_polygons, polygons_to_mask
@@ -66,28 +68,6 @@ class Prediction:
             return None
         height, width = self.mask.shape
         return polygons_to_mask(self.contours, (height, width))
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """Answers to B prompts: logits (B, M, 4h, 4w), scores (B, M), presence (B,)."""
-
-    logits: Tensor
-    scores: Tensor
-    presence: Tensor | None
-
-    def averaged_with_mirrored(self, other: "_Decoded", embedding: Embedding) -> "_Decoded":
-        """The mean of these answers and those on the mirror image, which are turned back."""
-        side = self.logits.shape[-1]
-        width = embedding.input_size[1] / embedding.padded_side * side  # in logits, a fraction
-        source = (width - 1 - torch.arange(side, device=self.logits.device)).clamp(0, side - 1)
-        left = source.floor().long()
-        right = (left + 1).clamp(max=side - 1)
-        turned = torch.lerp(other.logits[..., left], other.logits[..., right], source - left)
-        presence = self.presence
-        if presence is not None and other.presence is not None:
-            presence = (presence + other.presence) / 2
-        return _Decoded((self.logits + turned) / 2, (self.scores + other.scores) / 2, presence)
 
 
 class Predictor:
@@ -173,14 +153,20 @@ class Predictor:
 
     def _judge(self, embedding: Embedding, prompts: list[Prompt]) -> Tensor | None:
         """How likely it is that B prompts of one form are on an object, (B,)."""
-        assert self.adapter is not None
-        judged = self.adapter.learned.judge(self._attend(embedding, prompts)[0])
+        judged = self._judge_side(embedding, prompts)
         if judged is None or embedding.mirror is None:
             return judged
-        tokens, _ = self._attend(embedding.mirror, _turned(prompts, embedding))
-        other = self.adapter.learned.judge(tokens)
+        other = self._judge_side(embedding.mirror, _turned(prompts, embedding))
         assert other is not None
         return (judged + other) / 2
+
+    def _judge_side(self, embedding: Embedding, prompts: list[Prompt]) -> Tensor | None:
+        """The same of an image without its mirror image."""
+        assert self.adapter is not None
+        learned, decoder = self.adapter.learned, self.sam.decoder
+        tokens, cells = self._attend(embedding, prompts)
+        mixing = learned.mix(learned.estimate(tokens, decoder.predict_iou(tokens)))
+        return learned.judge(decoder, Asked.of(prompts, embedding, tokens, cells, mixing))
 
     def _answer_alike(
         self,
@@ -234,8 +220,7 @@ class Predictor:
         """An answer's logits, (4h, 4w), without specks, and whether it is far from its clicks."""
         side = len(logits)
         rows, columns = embedding.reached((side, side))
-        to_input = np.divide(embedding.input_size, embedding.original_size)[::-1]  # (x, y)
-        clicks = (prompt.points[prompt.labels == 1] + 0.5) * to_input * side / embedding.padded_side
+        clicks = places_of(prompt, embedding, side)[prompt.labels == 1]
         if info.least_part:
             logits = without_specks(logits, info.least_part, (rows, columns), clicks)
         if prompt.box is not None or not info.heeds_clicks:
@@ -244,7 +229,7 @@ class Predictor:
 
     def _decode(
         self, embedding: Embedding, prompts: list[Prompt], all_masks: bool, every_cell: bool
-    ) -> "_Decoded":
+    ) -> Decoded:
         """What the decoder says to B prompts on an image, or on its mirror image."""
         sam, decoder = self.sam, self.sam.decoder
         tokens, cells = self._attend(embedding, prompts)
@@ -253,6 +238,10 @@ class Predictor:
             estimates = self.adapter.learned.estimate(tokens, estimates)
         # Which mask it will be is known before any is decoded.
         mixing = self.mix(prompts[0], estimates)[:, None]
+        presence = None
+        if self.adapter is not None:
+            asked = Asked.of(prompts, embedding, tokens, cells, mixing[:, 0])
+            presence = self.adapter.learned.judge(decoder, asked)
         if all_masks:
             multimask = torch.eye(4, device=sam.device)[1:]  # output 0 is the single mask
             mixing = torch.cat([mixing, multimask.expand(len(prompts), -1, -1)], dim=1)
@@ -263,9 +252,8 @@ class Predictor:
             low_res_logits = decoder.mask_logits(
                 tokens, cells, mixing, grid, embedding.reached_cells
             )
-        presence = None if self.adapter is None else self.adapter.learned.judge(tokens)
         scores = (mixing @ estimates[..., None])[..., 0].clip(0, 1)
-        return _Decoded(low_res_logits, scores, presence)
+        return Decoded(low_res_logits, scores, presence)
 
     def mix(self, prompt: Prompt, estimates: Tensor) -> Tensor:
         """How much of each of the four masks to return, for B prompts of the same form.

@@ -1,8 +1,9 @@
 """Whether there is an object of the trained kind at the prompt.
 
 SAM gives every click a mask, and an adapter that was only ever shown clicks on its objects gives a
-click beside one a mask as well. The decoder's own output tokens, after an adapter, tell the two
-apart: a logistic regression on them, 1,281 numbers, fitted once the adapter is trained. Training
+click beside one a mask as well. The decoder's own output tokens, after an adapter, and how surely
+the click is on the mask that answers it (clicked.py) tell the two apart: a logistic regression on
+both, 1,282 numbers, fitted once the adapter is trained. Training
 the adapter itself on clicks on the background cost up to 8 points of IoU and told them apart no
 better (benchmarks/defaults.md).
 """
@@ -16,7 +17,11 @@ from torch import Tensor, nn
 
 _OUTPUT_TOKENS = 5  # the IoU token and four mask tokens
 _RIDGE = 1e-2  # on the squared weights, per example
+_ON_MASK = 5.0  # what that counts in the inputs, beside 1,280 of a deviation of 1
 _ITERATIONS = 200  # of L-BFGS, at most
+
+Evidence = tuple[Tensor, Tensor]
+"""What is known of B clicks: (B, T, C) tokens, and (B,) how surely they are on their masks."""
 
 
 class PresenceHead(nn.Module):
@@ -24,43 +29,57 @@ class PresenceHead(nn.Module):
 
     Args:
         width: channels of the tokens.
+        heeds_mask: False is for files of before it took the answer's mask into account.
     """
 
-    def __init__(self, width: int = 256) -> None:
+    def __init__(self, width: int = 256, *, heeds_mask: bool = True) -> None:
         super().__init__()
         # Zeros need none of the caller's random numbers.
         self.linear = nn.utils.skip_init(nn.Linear, _OUTPUT_TOKENS * width, 1)  # type: ignore[no-untyped-call]
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        self.on_mask = nn.Parameter(torch.zeros(1)) if heeds_mask else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    @property
+    def heeds_mask(self) -> bool:
+        """Whether it counts that a click is on the mask that answers it."""
+        return self.on_mask is not None
+
+    def forward(self, tokens: Tensor, on_mask: Tensor | None) -> Tensor:
         """Judge B prompts.
 
         Args:
             tokens: (B, T, C) from `FrozenDecoder.attend`: the IoU token, then the mask tokens.
+            on_mask: (B,) how surely the clicks are on their answers' masks, -1 to 1; it has no part
+                where the head does not heed it.
 
         Returns:
             (B,) logits; their sigmoid is the probability, once calibrated.
         """
         logits: Tensor = self.linear(_described(tokens))[:, 0]
-        return logits
+        if self.on_mask is None:
+            return logits
+        assert on_mask is not None
+        return logits + self.on_mask * _ON_MASK * on_mask
 
     @classmethod
-    def fit(cls, on_object: Tensor, on_background: Tensor) -> Self:
+    def fit(cls, on_object: Evidence, on_background: Evidence) -> Self:
         """Learn to tell clicks apart; both kinds count the same.
 
         Args:
-            on_object: (N, T, C) tokens of clicks on objects, N at least 1.
-            on_background: (M, T, C) tokens of clicks off all of an image's objects, M at least 1.
+            on_object: of N clicks on objects, N at least 1.
+            on_background: of M clicks off all of an image's objects, M at least 1.
         """
-        head = cls(on_object.shape[-1]).to(on_object.device)
-        inputs = _described(torch.cat([on_object, on_background]))
-        weight, bias = head.linear.weight, head.linear.bias
+        head = cls(on_object[0].shape[-1]).to(on_object[0].device)
+        tokens, surely = map(torch.cat, zip(on_object, on_background, strict=True))
+        inputs, surely = _described(tokens), _ON_MASK * surely
+        weight, bias, on_mask = head.linear.weight, head.linear.bias, head.on_mask
+        assert on_mask is not None
         _minimise(
-            [weight, bias],
-            lambda: F.linear(inputs, weight, bias)[:, 0],
-            (torch.ones(len(on_object)), torch.zeros(len(on_background))),
-            lambda: _RIDGE * weight.square().sum(),
+            [weight, bias, on_mask],
+            lambda: F.linear(inputs, weight, bias)[:, 0] + on_mask * surely,
+            (torch.ones(len(on_object[0])), torch.zeros(len(on_background[0]))),
+            lambda: _RIDGE * (weight.square().sum() + on_mask.square().sum()),
         )
         return head.requires_grad_(False)
 
@@ -87,6 +106,8 @@ class PresenceHead(nn.Module):
         if slope < 0:  # wrong more often than right: it knows nothing, and says a half
             slope = shift = 0.0
         with torch.no_grad():
+            if self.on_mask is not None:
+                self.on_mask.mul_(slope)
             self.linear.weight.mul_(slope)
             self.linear.bias.mul_(slope).add_(shift)
 

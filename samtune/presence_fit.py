@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samtune.clicked import Asked
 from samtune.config import FitConfig
 from samtune.joining import joined
 from samtune.learner import EncodedImages
 from samtune.precision import cells_type
-from samtune.presence import PresenceHead
+from samtune.presence import Evidence, PresenceHead
 from samtune.prompt_learning import PromptLearning, attend_moved
 from samtune.sam import Sam
-from samtune.supervision import Supervision
+from samtune.supervision import BLOCK, STRIDE, Supervision
 from samtune.trials import Split
 
 _OBJECTS, _HELD_OUT = 256, 128  # that clicks are tried on, evenly from more
@@ -92,64 +93,75 @@ class _Clicks:
 
     def learn(self, learned: PromptLearning, objects: list[Supervision]) -> PresenceHead | None:
         """A head that tells them apart; None where there are none of a kind."""
-        tokens = self._tokens(learned, _evenly(objects, _OBJECTS), self.kind)
-        if tokens is None:
+        known = self._answers(learned, _evenly(objects, _OBJECTS), self.kind)
+        if known is None:
             return None
-        on_object, beside = tokens
+        on_object, beside = known
         head = PresenceHead.fit(on_object, beside)
         if not self.empty:
             return head
         mistaken = [self._most_like_one(head, learned, image) for image in self.empty]
-        return PresenceHead.fit(on_object, torch.cat([beside, *mistaken]))
+        tokens, surely = map(torch.cat, zip(beside, *mistaken, strict=True))
+        return PresenceHead.fit(on_object, (tokens, surely))
 
     def judge(
         self, head: PresenceHead, learned: PromptLearning, objects: list[Supervision]
     ) -> tuple[Tensor, Tensor] | None:
         """A head's logits for clicks on objects, and beside them."""
-        tokens = self._tokens(learned, _evenly(objects, _HELD_OUT), torch.float32)
+        known = self._answers(learned, _evenly(objects, _HELD_OUT), torch.float32)
         with torch.no_grad():
-            return None if tokens is None else (head(tokens[0]), head(tokens[1]))
+            return None if known is None else (head(*known[0]), head(*known[1]))
 
     @torch.inference_mode()
-    def _tokens(
+    def _answers(
         self, learned: PromptLearning, objects: list[Supervision], kind: torch.dtype
-    ) -> tuple[Tensor, Tensor] | None:
-        """Tokens of clicks on the objects, and of clicks beside all objects of their images."""
+    ) -> tuple[Evidence, Evidence] | None:
+        """Of clicks on the objects, and of clicks beside all objects of their images."""
         if not objects:
             return None
-        answers = (self._answer(learned, one, kind) for one in objects)
-        tokens = joined(answers, len(objects))
-        return tokens[:, :_CLICKS].flatten(0, 1), tokens[:, _CLICKS:].flatten(0, 1)
+        sure: list[list[float]] = []
 
-    def _answer(self, learned: PromptLearning, one: Supervision, kind: torch.dtype) -> Tensor:
-        """Tokens of clicks on an object and then of those beside all, (1, clicks, T, C)."""
-        clicks = np.concatenate(
-            [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
+        def tokens_of(one: Supervision) -> Tensor:
+            clicks = np.concatenate(
+                [self.rng.choice(places, _CLICKS) for places in (one.clicks, one.background)]
+            )
+            features = self.images.batch([one.image_index], kind)
+            tokens, on_mask = self._ask(learned, clicks, features)
+            sure.append(on_mask.tolist())
+            return tokens[None]
+
+        tokens = joined(map(tokens_of, objects), len(objects))
+        surely = torch.tensor(sure, device=tokens.device)
+        on_object, beside = (
+            (tokens[:, part].flatten(0, 1), surely[:, part].flatten())
+            for part in (slice(_CLICKS), slice(_CLICKS, None))
         )
-        features = self.images.batch([one.image_index], kind)
-        return self._attend(learned, clicks, features)[None]
+        return on_object, beside
 
     @torch.inference_mode()
     def _most_like_one(
         self, head: PresenceHead, learned: PromptLearning, image_index: int
-    ) -> Tensor:
-        """Tokens of clicks on an image without an object, (clicks, T, C)."""
+    ) -> Evidence:
+        """Of clicks on an image without an object those that are taken for one the most."""
         height, width = self.images.load(image_index).input_size
         clicks = self.rng.uniform(0, (width - 1, height - 1), (_TRIED, 2)).astype(np.float32)
         features = self.images.batch([image_index], self.kind)
-        tokens = self._attend(learned, clicks, features)
-        return tokens[head(tokens).topk(_TAKEN).indices]
+        tokens, on_mask = self._ask(learned, clicks, features)
+        most = head(tokens, on_mask).topk(_TAKEN).indices
+        return tokens[most], on_mask[most]
 
-    def _attend(
+    def _ask(
         self, learned: PromptLearning, clicks: NDArray[np.float32], features: Tensor
-    ) -> Tensor:
-        """Tokens of (N, 2) clicks in the input frame of the one image of a batch, (N, T, C)."""
+    ) -> Evidence:
+        """Of (N, 2) clicks in the input frame of the one image of a batch."""
         points = torch.from_numpy(clicks)[:, None].to(self.sam.device)
         labels = torch.ones(len(points), 1, dtype=torch.int64, device=self.sam.device)
         prompts = self.sam.encode_points(points, labels)
-        plm, dense_prompt = learned.plm, learned.dense_prompt
-        tokens, _ = attend_moved(self.sam, plm, dense_prompt, prompts, features)
-        return tokens
+        decoder = self.sam.decoder
+        tokens, cells = attend_moved(self.sam, learned.plm, learned.dense_prompt, prompts, features)
+        mixing = learned.mix(learned.estimate(tokens, decoder.predict_iou(tokens)))
+        asked = Asked(tokens, cells, mixing, (points + 0.5) * BLOCK / STRIDE, labels)
+        return tokens, asked.on_mask(decoder)
 
 
 def _evenly(objects: list[Supervision], most: int) -> list[Supervision]:

@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from samtune.clicked import Asked
 from samtune.contour_refiner import ContourRefiner
+from samtune.decoder import FrozenDecoder
 from samtune.dense_prompt import DensePrompt
 from samtune.input_frame import Embedding
 from samtune.method import Method
@@ -93,7 +95,7 @@ class PromptLearning(Method):
             PromptLearningModule() if moves else None,
             OutputSelector(),
             ContourRefiner() if refines else None,
-            PresenceHead() if judges else None,
+            PresenceHead(heeds_mask="presence.on_mask" in names) if judges else None,
             ObjectMap(regions="object_map.boxes" in names) if maps else None,
             DensePrompt() if moves and settings.get("dense_prompt") else None,
         )
@@ -140,6 +142,9 @@ class PromptLearning(Method):
         mapped = [] if self.object_map is None else list(self.object_map.parameters())
         return super().parameters_in_use() - sum(one.numel() for one in mapped)
 
-    def judge(self, tokens: Tensor) -> Tensor | None:
+    def judge(self, decoder: FrozenDecoder, asked: Asked) -> Tensor | None:
         """As Method's, where it was learned."""
-        return None if self.presence is None else torch.sigmoid(self.presence(tokens))
+        if self.presence is None:
+            return None
+        on_mask = asked.on_mask(decoder) if self.presence.heeds_mask else None
+        return torch.sigmoid(self.presence(asked.tokens, on_mask))

@@ -170,7 +170,7 @@ def test_without_a_refiner_there_is_no_refined_score(base_iou, toy_dataset):
 def test_a_dense_prompt_is_learned_unless_it_is_left_out(base_iou, toy_dataset, words, learned):
     base_iou(0.0)
     summary = told(run("fit", toy_dataset, *QUICK, "--no-refiner", "--json", *words))
-    assert summary["parameters"] == 1_582_085 + 177_280 * learned
+    assert summary["parameters"] == 1_582_086 + 177_280 * learned
     dense_prompt = Adapter.load(Path("toy.safetensors")).learned.dense_prompt
     assert (dense_prompt is not None) == learned
     if learned:

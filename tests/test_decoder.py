@@ -75,6 +75,23 @@ def test_upscaled_features_and_the_masks_logit_are_upstreams_place_by_place(upst
     assert difference(found[..., -1], mixed.flatten(1)) <= 1e-4
 
 
+def test_single_logits_are_those_of_upstream_s_masks(upstream_decoder, draw):
+    image, pe = draw(1, CHANNELS, 5, 5), draw(1, CHANNELS, 5, 5)
+    sparse, no_mask = draw(2, 3, CHANNELS), draw(1, CHANNELS, 1, 1)
+    decoder = FrozenDecoder(upstream_decoder)
+    tokens, cells = decoder.attend(image, pe, sparse, no_mask)
+    mixing = draw(2, 4).softmax(dim=1)
+    logits, _, _ = predict_masks(upstream_decoder, image, pe, sparse, no_mask.expand(2, -1, 5, 5))
+    mixed = (mixing[:, :, None, None] * logits).sum(dim=1)  # (2, 20, 20)
+    rows, columns = torch.meshgrid(torch.arange(20), torch.arange(20), indexing="ij")
+    places = torch.stack([columns, rows], dim=2).flatten(0, 1).expand(2, -1, -1) + 0.3
+    found = decoder.logits_at(tokens, cells, mixing, places)
+    assert difference(found, mixed.flatten(1)) <= 1e-4
+    outside = torch.tensor([[[-3.0, 2.5], [19.5, 40.0]]]).expand(2, -1, -1)
+    nearest = torch.stack([mixed[:, 2, 0], mixed[:, 19, 19]], dim=1)
+    assert difference(decoder.logits_at(tokens, cells, mixing, outside), nearest) <= 1e-4
+
+
 @pytest.mark.parametrize(("prompts", "tokens"), [(1, 1), (1, 2), (5, 3)])
 def test_prompts_on_a_prepared_image_are_decoded_as_upstream(
     upstream_decoder, draw, prompts, tokens
