@@ -53,8 +53,8 @@ class Asked:
         side = _LOGITS * embedding.features.shape[-1]
         places = np.stack([places_of(prompt, embedding, side) for prompt in prompts])
         labels = np.stack([prompt.labels for prompt in prompts])
-        at, kinds = (torch.from_numpy(one).to(tokens.device) for one in (places, labels))
-        return cls(tokens, cells, mixing, at.float(), kinds)
+        at, kinds = torch.from_numpy(places.astype(np.float32)), torch.from_numpy(labels)
+        return cls(tokens, cells, mixing, at.to(tokens.device), kinds.to(tokens.device))
 
     def on_mask(self, decoder: FrozenDecoder) -> Tensor:
         """From -1, surely off the mask, to 1, surely on it, (B,): the mean over the clicks.
