@@ -21,6 +21,7 @@ from samtune.images import read_image
 from samtune.obedience import measure_obedience
 from samtune.pairs import Pair
 from samtune.predictor import Predictor
+from samtune.prompts import Prompt
 from samtune.training import fit
 
 QUICK = FitConfig(  # 8 steps, a look at the held-out objects after every second
@@ -223,7 +224,7 @@ class RecordingCache(EmbeddingCache):
         return super().load(key, sam)
 
 
-def test_another_number_of_threads_gives_nearly_the_same_adapter(run, whole):
+def test_another_number_of_threads_gives_nearly_the_same_adapter(run, whole, data, tiny_sam):
     """Sums are made in another order; the README says so. Measured: 3e-4 after these 8 steps."""
     torch.set_num_threads(2)
     try:
@@ -234,9 +235,11 @@ def test_another_number_of_threads_gives_nearly_the_same_adapter(run, whole):
     trained = [name for name in state if not name.startswith("presence.")]
     assert max(float((state[name] - expected[name]).abs().max()) for name in trained) < 2e-3
     # What fits the presence is solved for, not trained: a flat optimum moves further. What it says:
-    tokens = torch.randn(100, 7, 256, generator=torch.Generator().manual_seed(0))
-    said = [torch.sigmoid(one.adapter.learned.presence(tokens)) for one in (other, whole)]
-    assert float((said[0] - said[1]).abs().max()) < 0.01
+    embedding = tiny_sam.encode_image(data[1].pairs[0].read())
+    clicks = [Prompt.of([(x, y)]) for x in range(4, 128, 12) for y in range(4, 96, 12)]
+    adapters = [one.adapter for one in (other, whole)]
+    said = [Predictor(tiny_sam, one).presence(embedding, clicks) for one in adapters]
+    assert np.abs(np.subtract(*said)).max() < 0.01
     assert abs(other.adapted.iou - whole.adapted.iou) < 0.01
     repeated = again.adapter.learned.state_dict()
     assert all(torch.equal(state[name], repeated[name]) for name in state)
@@ -541,12 +544,15 @@ def test_images_without_an_object_teach_what_is_none(run, data, tiny_sam, tmp_pa
     ) == (0, 3)
     cache = EmbeddingCache(tmp_path / "embeddings")
     unseen = replace(data[1], empty=tuple(pairs[3:]))
-    before, after = measure_obedience(
-        unseen, tiny_sam, [Predictor(tiny_sam, one.adapter) for one in (without, taught)], cache
-    )
+    predictors = [Predictor(tiny_sam, one.adapter) for one in (without, taught)]
+    before, after = measure_obedience(unseen, tiny_sam, predictors, cache)
     assert (before.empty_images, after.empty_images) == (1, 1)
-    assert (before.alarmed_images, after.alarmed_images) == (1.0, 0.0)
+    assert after.alarmed_images == 0.0
     assert after.missed <= before.missed + 0.3
+    _, embedding = cache.encode(pairs[3].read(), tiny_sam)
+    on_shape = [Prompt.of([(x, y)]) for x in range(60, 120, 6) for y in range(25, 70, 6)]
+    taken, known = (np.mean(one.presence(embedding, on_shape)) for one in predictors)
+    assert taken > 2 * known
 
 
 @pytest.mark.parametrize("mirror", [False, True])

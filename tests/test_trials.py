@@ -268,7 +268,7 @@ def test_without_a_plm_the_answer_is_a_mixture_of_plain_sams_masks(
 ):
     result = run(replace(QUICK, few_first_offsets=(0.0,)))
     assert result.adapter.learned.plm is None
-    assert result.adapter.learned.parameters_in_use() == 2_052 + 1_281
+    assert result.adapter.learned.parameters_in_use() == 2_052 + 1_282
     result.adapter.save(tmp_path / "a.safetensors")
     assert (tmp_path / "a.safetensors").stat().st_size < 2e6  # the refiner's
     adapter = Adapter.load(tmp_path / "a.safetensors", tiny_sam)
