@@ -143,9 +143,10 @@ class _Clicks:
         self, head: PresenceHead, learned: PromptLearning, image_index: int
     ) -> Evidence:
         """Of clicks on an image without an object those that are taken for one the most."""
-        height, width = self.images.load(image_index).input_size
+        embedding = self.images.load(image_index)
+        height, width = embedding.input_size
         clicks = self.rng.uniform(0, (width - 1, height - 1), (_TRIED, 2)).astype(np.float32)
-        features = self.images.batch([image_index], self.kind)
+        features = embedding.features[None].to(self.sam.device, self.kind)
         tokens, on_mask = self._ask(learned, clicks, features)
         most = head(tokens, on_mask).topk(_TAKEN).indices
         return tokens[most], on_mask[most]
