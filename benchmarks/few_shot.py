@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from samtune.allocation import keep_freed_memory
 from samtune.checkpoints import resolve
 from samtune.config import FitConfig
 from samtune.dataset import Dataset, load_dataset
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--max-minutes", type=float, help="as that of fit, for each")
     parser.add_argument("-o", "--output", type=Path, help="add the results to this file, as JSON")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as samtune's commands do
     config = FitConfig(refiner=False, max_minutes=arguments.max_minutes)  # masks as they are
     sam, cache = load_sam(resolve("mobile_sam")), EmbeddingCache()
     print("| task | masks | SAM | SAM-F | adapter | own estimate | first offset | seconds |")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from accuracy import run
 
+from samtune.allocation import keep_freed_memory
 from samtune.checkpoints import resolve
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
+    keep_freed_memory()  # as samtune's commands do
     arguments.output.mkdir(parents=True, exist_ok=True)
     kept = arguments.output / "results.jsonl"
     rows: list[Row] = [json.loads(line) for line in kept.open()] if kept.exists() else []

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from samtune.allocation import keep_freed_memory
 from samtune.checkpoints import resolve
 from samtune.config import VrpConfig
 from samtune.dataset import Dataset, load_dataset
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=VrpConfig.queries)
     parser.add_argument("--first-size", type=float, default=VrpConfig.first_size)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as samtune's commands do
     started = time.monotonic()
     torch.set_num_threads(1)
     trained, new = (

@@ -22,6 +22,7 @@ import numpy as np
 from few_shot import load_task, unseen_images
 
 from samtune.adapter import Adapter
+from samtune.allocation import keep_freed_memory
 from samtune.checkpoints import resolve
 from samtune.config import EVERY_OBJECT, FitConfig, VrpConfig
 from samtune.dataset import Dataset, split
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=VrpConfig.episodes, help="of vrp")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as samtune's commands do
     sam, cache = load_sam(resolve("mobile_sam")), EmbeddingCache()
     kept = arguments.output
     rows = [Row(**json.loads(line)) for line in kept.open()] if kept.exists() else []

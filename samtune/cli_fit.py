@@ -143,8 +143,8 @@ def fit(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="plm: what training computes with an image's cells in; auto takes bfloat16 where "
-            "the processor is fast at it, for three fifths of the time."
+            help="plm, vrp: what training computes with an image's cells in; auto takes bfloat16 "
+            "where the processor is fast at it, for three fifths of the time."
         ),
     ] = FitConfig.precision,
     resume: Annotated[
@@ -206,8 +206,8 @@ def fit(
         context.fail(
             "--auto is for --method plm: adapters of the others find objects by themselves."
         )
-    if method != "plm" and precision != "auto":
-        context.fail("--precision is for --method plm: the others compute in float32.")
+    if method.startswith("persam") and precision != "auto":
+        context.fail("--precision is for --method plm and vrp: the others compute in float32.")
     if method != "plm" and mirror:
         context.fail("--mirror is for --method plm: the others take images as they are.")
     if classes is not None and (method != "vrp" or class_id is not None):
@@ -270,6 +270,7 @@ def fit(
                 max_minutes=max_minutes,
                 val_fraction=config.val_fraction,
                 dense_prompt=config.dense_prompt,
+                precision=precision,
             ),
             classes=several,
             several=classes is not None,

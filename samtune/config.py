@@ -111,6 +111,7 @@ class VrpConfig:
     dense_rate: float = 3e-4  # learning rate of that
     weight_decay: float = 1e-6  # Sun et al. 2024, section 4.1
     warmup_episodes: int = 100  # linear
+    precision: Precision = "auto"  # of cells in training; what is fast here (precision.py)
     references: tuple[int, ...] = (1, 2, 4)  # in an episode, each as often
     seen_cells: int = 1024  # of all references together, and of the target, looked at in a step
     first_size: float = 0.1  # of the learned tokens at the start, beside a normed one's

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samtune.config import Precision
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import encoded_images
@@ -24,6 +25,7 @@ from samtune.learner import EncodedImages
 from samtune.metrics import iou
 from samtune.object_map import FEATURES, ObjectMap
 from samtune.object_search import ObjectSearch
+from samtune.precision import cells_type, computing
 from samtune.predictor import Predictor
 from samtune.sam import Sam
 from samtune.supervision import STRIDE, Supervision
@@ -47,6 +49,7 @@ def fit_object_maps(
     lots: Sequence[Sequence[Supervision]],
     empty: Sequence[int],
     seed: int,
+    precision: Precision,
     *,
     on_progress: Callable[[int, int], None],
 ) -> list[ObjectMap]:
@@ -59,6 +62,7 @@ def fit_object_maps(
             objects,
             empty,
             seed,
+            precision,
             on_progress=lambda done, _, before=before: on_progress(before + done, ends[-1]),  # type: ignore[misc]
         )
         for objects, before in zip(lots, [0, *ends], strict=False)
@@ -75,6 +79,7 @@ def fit_object_map(
     objects: Sequence[Supervision],
     empty: Sequence[int],
     seed: int,
+    precision: Precision,
     *,
     steps: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -87,6 +92,7 @@ def fit_object_map(
         objects: what to learn from, those of an image in a row.
         empty: the numbers of images without an object, to learn from as well.
         seed: the same seed gives the same map.
+        precision: what training computes with cells in (precision.py).
         steps: how many; None: it depends on how many images there are.
         on_progress: called with the steps done and of all.
 
@@ -100,7 +106,7 @@ def fit_object_map(
     }
     frames = {index: same_image[0].frame for index, same_image in things.items()}
     frames |= {index: images.load(index).input_size for index in empty}
-    grid = sam.image_size // STRIDE
+    grid, kind = sam.image_size // STRIDE, cells_type(precision, sam.device)
     rng = np.random.default_rng([seed, 6])
     # The caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[sam.device] if sam.device.type == "cuda" else []):
@@ -115,7 +121,7 @@ def fit_object_map(
                 without = rng.permutation(empty).tolist()[: len(things)]
                 waiting += rng.permutation([*things, *without]).tolist()
             chosen, waiting = waiting[:_BATCH], waiting[_BATCH:]
-            features = images.batch(chosen)
+            features = images.batch(chosen, kind)
             middles, cover, inside = (
                 torch.stack(kind).to(sam.device)
                 for kind in zip(
@@ -129,8 +135,9 @@ def fit_object_map(
                     one.flip(-1) for one in (features, middles, cover, inside)
                 )
             optimizer.zero_grad()
-            found_middles, found_cover = learned(features)
-            wrong = loss(found_middles, found_cover, middles, cover, inside)
+            with computing(kind, sam.device):
+                found_middles, found_cover = learned(features)
+            wrong = loss(found_middles.float(), found_cover.float(), middles, cover, inside)
             wrong.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             rate.step()

@@ -33,6 +33,11 @@ def cells_type(precision: Precision, device: torch.device) -> torch.dtype:
     return chosen
 
 
+def computing(kind: torch.dtype, device: torch.device) -> torch.autocast:
+    """Inside of it, products with cells are of that type, and what needs more stays in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=kind == torch.bfloat16)
+
+
 def _capabilities() -> dict[str, bool]:
     """What the processor can do, as far as torch tells; older ones do not."""
     return getattr(torch.cpu, "get_capabilities", dict)()

@@ -22,6 +22,7 @@ from samtune.method import Method
 from samtune.object_map import ObjectMap
 from samtune.object_search import ObjectSearch
 from samtune.plm import PromptLearningModule
+from samtune.precision import computing
 from samtune.presence import PresenceHead
 from samtune.prompts import Prompt
 from samtune.sam import Sam
@@ -52,8 +53,7 @@ def attend_moved(
     if plm is not None:
         tokens = plm(tokens, image_embeddings, sam.image_pe)
     if dense_prompt is not None:
-        device, short = image_embeddings.device.type, image_embeddings.dtype == torch.bfloat16
-        with torch.autocast(device, torch.bfloat16, enabled=short):
+        with computing(image_embeddings.dtype, image_embeddings.device):
             dense = dense + dense_prompt(image_embeddings)
     return sam.decoder.attend(image_embeddings, sam.image_pe, tokens, dense)
 

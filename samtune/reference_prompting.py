@@ -210,11 +210,21 @@ def single_mask(like: Tensor) -> Tensor:
 
 def fit_directions(references: Sequence[Marked]) -> tuple[Direction, Direction]:
     """Where to look for what is marked, and what tells whether something is that (targets.py)."""
+    traces = _traces(references)
+    where, what = (Direction.fit(traces, background=b, peak=False) for b in (True, False))
+    return where, what
+
+
+def where_to_look(references: Sequence[Marked]) -> Direction:
+    """The first of `fit_directions` alone, which is all that a first guess needs."""
+    return Direction.fit(_traces(references), background=True, peak=False)
+
+
+def _traces(references: Sequence[Marked]) -> list[Trace]:
     traces = [Trace.of_shares([one.share], one.embedding) for one in references]
     known = [trace for trace in traces if trace is not None]
     assert len(known) == len(references)
-    where, what = (Direction.fit(known, background=b, peak=False) for b in (True, False))
-    return where, what
+    return known
 
 
 def likely_place(likeness: NDArray[np.float32], embedding: Embedding) -> Prompt:

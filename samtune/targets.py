@@ -11,12 +11,19 @@ From one reference it finds plates twice as often (benchmarks/README.md). Both a
 the space of unit cells, scaled so that 0 is like the background and 1 like the object.
 
 Cells are 16 px on a side in the input frame (sam.py). What lies in the padding takes no part.
+
+Products of many cells are torch's: the threads of numpy's own get in the way of torch's between
+them, which took half of the time of an episode of training (vrp_learner.py).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from samtune.input_frame import Embedding
@@ -41,6 +48,11 @@ class Trace:
 
     objects: tuple[_Cells, ...]
     background: _Cells
+
+    @cached_property
+    def ground(self) -> "_Moments | None":
+        """How the background's unit cells vary; None where there are none."""
+        return _Moments.of(_unit(self.background)) if len(self.background) else None
 
     @classmethod
     def of(cls, masks: Sequence[NDArray[np.bool_]], embedding: Embedding) -> "Trace | None":
@@ -84,6 +96,43 @@ class Trace:
 
 
 @dataclass(frozen=True, eq=False)
+class _Moments:
+    """What the covariance of several images' cells is made of, whichever of the images.
+
+    Attributes:
+        count: N.
+        mean: (256,) of the cells.
+        products: (256, 256) mean over the cells of their outer products with themselves.
+    """
+
+    count: int
+    mean: NDArray[np.floating[Any]]
+    products: NDArray[np.floating[Any]]
+
+    @classmethod
+    def of(cls, cells: _Cells) -> "_Moments":
+        """Those of (N, 256) cells, N at least 1."""
+        own = torch.from_numpy(cells)
+        return cls(len(cells), cells.mean(axis=0), (own.T @ own / len(cells)).numpy())
+
+    @classmethod
+    def together(cls, parts: Sequence["_Moments"]) -> "_Moments":
+        """Those of all cells of at least one part, in float64: spread is little beside them."""
+        count = sum(one.count for one in parts)
+        mean, products = np.zeros(parts[0].mean.shape), np.zeros(parts[0].products.shape)
+        for one in parts:
+            mean += one.count / count * one.mean
+            products += one.count / count * one.products
+        return cls(count, mean, products)
+
+    def about(self, middle: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """(256, 256) how the cells spread about some (256,) middle."""
+        own = self.products - np.outer(self.mean, middle)
+        spread: NDArray[np.floating[Any]] = own - np.outer(middle, self.mean - middle)
+        return spread
+
+
+@dataclass(frozen=True, eq=False)
 class Direction:
     """Where to look among unit cells: likeness is vector · cell - offset.
 
@@ -124,7 +173,8 @@ class Direction:
         Returns:
             (rows, columns) float32: the grid's upper left part, without the padding.
         """
-        found: _Cells = _unit(inner_cells(embedding)) @ self.vector - np.float32(self.offset)
+        cells, vector = (torch.from_numpy(one) for one in (inner_cells(embedding), self.vector))
+        found: _Cells = (F.normalize(cells, dim=-1) @ vector).numpy() - np.float32(self.offset)
         return found
 
 
@@ -191,14 +241,14 @@ def _overlaps(length: int, framed: int, stride: float, count: int) -> NDArray[np
 def _discriminant(traces: Sequence[Trace]) -> _Cells:
     """(256,) Fisher's linear discriminant; the background's cells alone tell how cells vary."""
     on = np.mean([_mean_unit(trace.objects) for trace in traces], axis=0)
-    grounds = [_unit(trace.background) for trace in traces if len(trace.background)]
+    grounds = [trace.ground for trace in traces if trace.ground is not None]
     if not grounds:  # the objects fill their images: there is nothing to tell them from
         return on  # type: ignore[no-any-return]
-    off = np.mean([ground.mean(axis=0) for ground in grounds], axis=0)
-    spread = np.concatenate(grounds) - off
-    covariance = spread.T @ spread / len(spread)
+    off = np.mean([ground.mean for ground in grounds], axis=0)  # each image counts the same
+    covariance = _Moments.together(grounds).about(off)
     ridge = _RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    vector: _Cells = np.linalg.solve(covariance + ridge, on - off)
+    system = torch.from_numpy((covariance + ridge).astype(np.float32))
+    vector: _Cells = torch.linalg.solve(system, torch.from_numpy(on - off)).numpy()
     return vector
 
 
@@ -211,11 +261,7 @@ def _levels(
         seen = traces[fold::_FOLDS]
         vector = vector_of([one for n, one in enumerate(traces) if n % _FOLDS != fold])
         on += [float(_mean_unit(one.objects) @ vector) for one in seen]
-        off += [
-            float(_unit(one.background).mean(axis=0) @ vector)
-            for one in seen
-            if len(one.background)
-        ]
+        off += [float(one.ground.mean @ vector) for one in seen if one.ground is not None]
     return float(np.mean(off)) if off else 0.0, float(np.mean(on))
 
 

@@ -194,6 +194,7 @@ def fit(
             [objects, *(turn.objects for turn in turns)],
             taught,
             config.seed,
+            config.precision,
             on_progress=lambda done, total: on_progress(Progress("map", done, total)),
         )
         for one, object_map in zip((learned, *trials), maps, strict=True):

@@ -91,7 +91,11 @@ class VisualReferencePrompts(nn.Module):
     def digest(self, references: Sequence[CellsAndMask]) -> Digest:
         """Look at the references, at least one, each with something annotated."""
         prototype = torch.stack(
-            [(w := one.share * one.stands_for) @ one.features / w.sum() for one in references]
+            [
+                (w[:, None] * one.features).sum(dim=0) / w.sum()
+                for one in references
+                for w in (one.share * one.stands_for,)
+            ]
         ).mean(dim=0)
         memory = torch.cat([self._augmented(one, prototype) for one in references])
         keys = memory + torch.cat([one.pe for one in references])

@@ -23,6 +23,7 @@ from samtune.errors import DatasetError
 from samtune.evaluation import Scores, score_objects
 from samtune.found_scores import FoundScores, score_found
 from samtune.learner import EncodedImages
+from samtune.precision import settled
 from samtune.predictor import Predictor
 from samtune.processes import ALONE
 from samtune.resume import read_state, write_state
@@ -94,6 +95,7 @@ def fit_vrp(
         SamtuneError: a file cannot be read or written, or the state belongs to another fit.
     """
     started = time.monotonic()
+    config = replace(config, precision=settled(config.precision, sam.device))
     keys = encode_all([*train.pairs, *val.pairs], sam, cache, ALONE, on_progress)
     images = EncodedImages(sam, cache, [*train.pairs, *val.pairs], keys)
     encoded = time.monotonic()

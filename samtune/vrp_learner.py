@@ -19,16 +19,17 @@ from samtune.evenly import evenly
 from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages
 from samtune.losses import MaskScores, score_logits
+from samtune.precision import cells_type, computing
 from samtune.prompts import Prompt
 from samtune.reference_cells import Marked, draw_annotation, share_of_target, vanishes
 from samtune.reference_prompting import (
     ReferencePrompting,
     dense_prompt,
-    fit_directions,
     likely_place,
     marked_cells,
     single_mask,
     target_cells,
+    where_to_look,
 )
 from samtune.sam import Sam
 from samtune.steps import Stepwise
@@ -71,6 +72,7 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
         total: int,
     ) -> None:
         self.sam, self.config, self.images = sam, config, images
+        self.cells_type = cells_type(config.precision, sam.device)
         self.classes: dict[int, list[Supervision]] = {}
         for one in targets:
             self.classes.setdefault(one.label, []).append(one.supervision)
@@ -154,21 +156,21 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
     def _answer(
         self, target: Supervision, references: list[Marked], rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Tokens and cells of the decoder, with gradient."""
-        sam, embedding = self.sam, self._embedding(target)
-        where, _ = fit_directions(references)
-        likeness = where.likeness(embedding)
-        seen = self.config.seen_cells
-        digest = self.learned.digest(
-            [_thinned(marked_cells(sam, one), seen // len(references), rng) for one in references]
-        )
-        cells = _thinned(target_cells(sam, embedding, likeness), seen, rng)
-        learned: Tensor = self.learned(digest, cells)
-        asked = sam.encode_prompts([likely_place(likeness, embedding)], embedding.original_size)
-        tokens = torch.cat([asked, learned[None]], dim=1)
-        features = embedding.features[None]
-        dense = dense_prompt(sam, self.learned, features, likeness, digest.prototype)
-        return sam.decoder.attend(features, sam.image_pe, tokens, dense)
+        """Tokens in float32 and cells of the decoder, with gradient."""
+        sam, kind, embedding = self.sam, self.cells_type, self._embedding(target)
+        likeness = where_to_look(references).likeness(embedding)
+        seen = self.config.seen_cells // len(references)
+        known = [_thinned(marked_cells(sam, one), seen, rng) for one in references]
+        own = _thinned(target_cells(sam, embedding, likeness), self.config.seen_cells, rng)
+        features = embedding.features[None].to(kind)
+        with computing(kind, sam.device):
+            digest = self.learned.digest(known)
+            learned: Tensor = self.learned(digest, own)
+            asked = sam.encode_prompts([likely_place(likeness, embedding)], embedding.original_size)
+            tokens = torch.cat([asked, learned[None]], dim=1)
+            dense = dense_prompt(sam, self.learned, features, likeness, digest.prototype).to(kind)
+            tokens, cells = sam.decoder.attend(features, sam.image_pe.to(kind), tokens, dense)
+        return tokens.float(), cells
 
     def _scores(
         self,

@@ -565,7 +565,7 @@ def test_an_image_that_vanishes_meanwhile_is_named_and_the_fit_can_be_started_ag
         (["toy", "--objects", "all"], "--objects"),
         (["toy", "--nonsense"], "--nonsense"),
         (["toy", "--method", "vrp", "--mirror"], "--mirror"),
-        (["toy", "--method", "vrp", "--precision", "float32"], "--precision"),
+        (["toy", "--method", "persam", "--precision", "float32"], "--precision"),
         (["toy", "--method", "persam", "--mirror"], "--mirror"),
     ],
 )

@@ -87,7 +87,7 @@ def others(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fit(drawn, tiny_sam, cache):
-    def fit_map(empty=(), **options):
+    def fit_map(empty=(), precision="float32", **options):
         train = drawn.subset(range(16))
         pairs = [*train.pairs, *empty]
         keys = [cache.encode(read_image(pair.image), tiny_sam)[0] for pair in pairs]
@@ -95,7 +95,7 @@ def fit(drawn, tiny_sam, cache):
         rng = np.random.default_rng(0)
         objects = supervise(train.objects, tiny_sam.image_size, rng)
         none = range(len(train.pairs), len(pairs))
-        return fit_object_map(tiny_sam, images, objects, none, 0, steps=STEPS, **options)
+        return fit_object_map(tiny_sam, images, objects, none, 0, precision, steps=STEPS, **options)
 
     return fit_map
 
@@ -122,9 +122,11 @@ def clicks(search):
         yield prompt.points[0].round().astype(int)
 
 
-def test_the_likeliest_clicks_are_one_on_each_object(learned, new):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_likeliest_clicks_are_one_on_each_object(learned, fit, new, precision):
+    object_map = learned if precision == "float32" else fit(precision=precision)
     for embedding, labels in new:
-        proposed = [int(labels[y, x]) for x, y in clicks(ObjectSearch(learned, embedding))]
+        proposed = [int(labels[y, x]) for x, y in clicks(ObjectSearch(object_map, embedding))]
         assert sorted(proposed[: labels.max()]) == list(range(1, labels.max() + 1))
 
 

@@ -131,19 +131,25 @@ def test_the_background_finds_what_the_cosine_does_not():
     assert sum(found[False]) <= 4
 
 
-def test_the_direction_against_the_background_is_fishers():
-    mask = np.zeros(SIZE, dtype=bool)
-    mask[10:30, 20:40] = True
-    one = embedding()
-    trace = Trace.of([mask], one)
-    direction = Direction.fit([trace], background=True, peak=False).vector
-    on, off = (
-        cells / np.linalg.norm(cells, axis=1)[:, None]
-        for cells in (trace.objects[0].astype(float), trace.background.astype(float))
-    )
-    spread = np.cov(off.T, bias=True)
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_direction_against_the_background_is_fishers(images):
+    def unit(cells):
+        cells = cells.astype(np.float64)
+        return cells / np.linalg.norm(cells, axis=1)[:, None]
+
+    traces = []
+    for seed in range(images):  # each with its own middle, and with an object of another size
+        cells = np.random.default_rng(seed).normal(1 + 0.1 * seed, 1, size=(8, 8, 256))
+        mask = np.zeros(SIZE, dtype=bool)
+        mask[10:30, 20 : 40 + 10 * seed] = True
+        traces.append(Trace.of([mask], embedding(cells)))
+    direction = Direction.fit(traces, background=True, peak=False).vector
+    on = np.mean([unit(one.objects[0]).mean(axis=0) for one in traces], axis=0)
+    off = np.mean([unit(one.background).mean(axis=0) for one in traces], axis=0)
+    about = np.concatenate([unit(one.background) for one in traces]) - off
+    spread = about.T @ about / len(about)
     spread += 0.1 * np.trace(spread) / 256 * np.eye(256)
-    expected = np.linalg.inv(spread) @ (on.mean(axis=0) - off.mean(axis=0))
+    expected = np.linalg.inv(spread) @ (on - off)
     cosine = direction @ expected / np.linalg.norm(direction) / np.linalg.norm(expected)
     assert cosine == pytest.approx(1, abs=1e-5)
 

@@ -130,6 +130,30 @@ def test_it_learns_what_it_is_shown(start):
     assert learner.held_out_iou(held) > before + 0.04
 
 
+def test_gradients_in_bfloat16_point_where_those_in_float32_do(start):
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        learner = start(replace(QUICK, precision=precision, batch_size=8, annotations=("mask",)))
+        learner.train_step()
+        gradients.append(
+            {
+                name: torch.cat([one.grad.flatten() for one in part.parameters()])
+                for name, part in learner.learned.named_children()
+            }
+        )
+    exact, short = gradients
+    assert exact.keys() == short.keys() >= {"to_references", "to_target", "dense_prompt"}
+    for name, gradient in exact.items():
+        assert torch.cosine_similarity(gradient, short[name], dim=0) > 0.99, name
+        assert short[name].norm() / gradient.norm() == pytest.approx(1, abs=0.05), name
+
+
+def test_the_adapter_says_in_what_it_was_trained(run, whole):
+    assert whole.adapter.info.settings["precision"] in ("float32", "bfloat16")
+    exact = run(replace(QUICK, precision="float32", episodes=2))
+    assert exact.adapter.info.settings["precision"] == "float32"
+
+
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(run, whole, tmp_path):
     def interrupt(progress):
         if progress.phase == "train" and progress.done >= 10:
