@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from samtune.allocation import keep_freed_memory
 from samtune.checkpoints import resolve
@@ -82,7 +81,6 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()  # as samtune's commands do
     started = time.monotonic()
-    torch.set_num_threads(1)
     trained, new = (
         [int(one) for one in text.split(",") if one] for text in (arguments.classes, arguments.new)
     )

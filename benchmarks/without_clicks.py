@@ -6,8 +6,9 @@ Each folder holds train/, where the images to learn from are drawn, all objects 
 which is scored; `:2` names a class id. "first": mean over images of the IoU of the answer to the
 adapter's first proposal with the object of the image that it fits best, nothing rejected as absent
 (persam.py's protocol). "found": precision, recall and mean IoU of all that the adapter finds by its
-own judgement. "click": mean IoU for one click in the middle of each object. All in percent. One
-draw is one fit with the defaults; what the output already has is not done again.
+own judgement; where images have several objects, each connected part of vrp's mask is one. "click":
+mean IoU for one click in the middle of each object. All in percent. One draw is one fit with the
+defaults; what the output already has is not done again.
 """
 
 import argparse
@@ -142,8 +143,8 @@ def score(
         prompt = adapter.learned.search(embedding).propose()
         mask = None if prompt is None else predictor.predict(embedding, [prompt])[0].mask
         first.append(0.0 if mask is None else max(iou(mask, thing.mask()) for thing in things))
-    everything = 1 if adapter.info.method == "vrp" else EVERY_OBJECT
-    found, click = score_found(val, predictor, cache, everything), None
+    of_parts = adapter.info.method != "vrp" or len(val.objects) > len(val.pairs)
+    found, click = score_found(val, predictor, cache, EVERY_OBJECT if of_parts else 1), None
     if adapter.info.method == "plm":
         scores = score_objects(val, sam, [predictor], cache, kinds=("center",), boundary=False)
         click = 100 * Scores.mean(scores[0]).iou
