@@ -2,11 +2,13 @@
 
     python benchmarks/vrp.py DATA/plates --episodes 300
     python benchmarks/vrp.py DATA/face_parts --classes 1,2,5 --new 3,4 --state faces.state
+    python benchmarks/vrp.py DATA/plates --references 1 4 --annotations mask box scribble point
 
 Each folder holds train/, where targets and references are drawn from, and val/, which is scored
 without clicks, evenly chosen images of it, with mean IoU on the logits' grid in percent. Classes
-of --new take no part in training, only their references are in train/. With --state a run goes on
-where the last one stopped, after --minutes.
+of --new take no part in training, only their references are in train/, as many as --references
+says, evenly from all, with annotations of each kind of --annotations, drawn as training draws them.
+With --state a run goes on where the last one stopped, after --minutes.
 """
 
 import argparse
@@ -18,11 +20,13 @@ import numpy as np
 
 from samtune.allocation import keep_freed_memory
 from samtune.checkpoints import resolve
-from samtune.config import VrpConfig
+from samtune.config import ANNOTATIONS, Annotation, VrpConfig
 from samtune.dataset import Dataset, load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evenly import evenly
+from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages
+from samtune.reference_cells import Marked, draw_annotation, vanishes
 from samtune.resume import read_state, write_state
 from samtune.sam import Sam, load_sam
 from samtune.vrp_fit import supervised_targets
@@ -55,14 +59,32 @@ def _read(folder: Path, classes: list[int]) -> Dataset:
     return dataset.by_class(classes or None)
 
 
-def scores(learner: VrpLearner, targets: list[Target], references: int) -> str:
-    """Mean IoU by class, with so many references."""
-    learner.config = replace(learner.config, own_references=references)
+class Annotated(VrpLearner):
+    """A learner whose references, when it is scored, have annotations of one kind."""
+
+    kind: Annotation = "mask"
+
+    def references(self, label: int) -> list[Marked]:
+        """As VrpLearner's."""
+        chosen = evenly(self.classes[label], self.config.own_references)
+        rng, marked = np.random.default_rng(0), []
+        for one in chosen:
+            embedding = Embedding(self.images.batch([one.image_index])[0], one.frame, one.frame)
+            share = draw_annotation(one, embedding, self.kind, rng)
+            if not vanishes(share):
+                marked.append(Marked(embedding, share, self.kind in ("point", "scribble")))
+        return marked
+
+
+def scores(learner: Annotated, targets: list[Target], references: int, kind: Annotation) -> str:
+    """Mean IoU by class, with so many references of that kind."""
+    learner.kind, learner.config = kind, replace(learner.config, own_references=references)
     found = {
         label: 100 * learner.held_out_iou([one for one in targets if one.label == label])
         for label in sorted({one.label for one in targets})
     }
-    return ", ".join(f"{label}: {iou:.1f}" for label, iou in found.items())
+    by_class = ", ".join(f"{label}: {iou:.1f}" for label, iou in found.items())
+    return f"{references} references, {kind}: {by_class}"
 
 
 def main() -> None:
@@ -76,6 +98,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path)
     parser.add_argument("--images", type=int, default=12, help="of val/, for each class, at most")
     parser.add_argument("--references", type=int, nargs="+", default=[16])
+    parser.add_argument("--annotations", choices=ANNOTATIONS, nargs="+", default=["mask"])
     parser.add_argument("--queries", type=int, default=VrpConfig.queries)
     parser.add_argument("--first-size", type=float, default=VrpConfig.first_size)
     arguments = parser.parse_args()
@@ -87,7 +110,7 @@ def main() -> None:
     sam = load_sam(resolve("mobile_sam"))
     task = Task(arguments.folder, trained + new, sam, arguments.images)
     config = VrpConfig(queries=arguments.queries, first_size=arguments.first_size)
-    learner = VrpLearner(sam, config, task.images, task.train, arguments.episodes)
+    learner = Annotated(sam, config, task.images, task.train, arguments.episodes)
     everything = learner.classes
     known = {label: of for label, of in everything.items() if label not in new}
     identity = {"task": str(arguments.folder), "classes": trained, "total": arguments.episodes}
@@ -95,7 +118,7 @@ def main() -> None:
         learner.restore(read_state(arguments.state, identity))
     else:
         for count in arguments.references:
-            print(f"untrained, {count} references: {scores(learner, task.val, count)}", flush=True)
+            print(f"untrained, {scores(learner, task.val, count, 'mask')}", flush=True)
     learner.classes, before = known, time.process_time()
     while learner.step < learner.steps and time.monotonic() - started < 60 * arguments.minutes:
         learner.train_step()
@@ -105,8 +128,9 @@ def main() -> None:
     print(f"{learner.seen} episodes, {seconds:.0f} s of processor time now; ", end="")
     print(f"loss {np.mean(learner.losses[-50:]):.3f}", flush=True)
     learner.classes = everything
-    for count in arguments.references:
-        print(f"trained, {count} references: {scores(learner, task.val, count)}", flush=True)
+    for kind in arguments.annotations:
+        for count in arguments.references:
+            print(f"trained, {scores(learner, task.val, count, kind)}", flush=True)
 
 
 if __name__ == "__main__":
