@@ -8,7 +8,8 @@ Each folder holds train/, where targets and references are drawn from, and val/,
 without clicks, evenly chosen images of it, with mean IoU on the logits' grid in percent. Classes
 of --new take no part in training, only their references are in train/, as many as --references
 says, evenly from all, with annotations of each kind of --annotations, drawn as training draws them.
-With --state a run goes on where the last one stopped, after --minutes.
+Choices are made with --held-out, never on val/. With --state a run goes on where the last one
+stopped, after --minutes.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import numpy as np
 from samtune.allocation import keep_freed_memory
 from samtune.checkpoints import resolve
 from samtune.config import ANNOTATIONS, Annotation, VrpConfig
-from samtune.dataset import Dataset, load_dataset
+from samtune.dataset import Dataset, load_dataset, split
 from samtune.embeddings import EmbeddingCache
 from samtune.evenly import evenly
 from samtune.input_frame import Embedding
@@ -36,9 +37,15 @@ from samtune.vrp_learner import Target, VrpLearner
 class Task:
     """A folder's targets to learn from and to be scored."""
 
-    def __init__(self, folder: Path, classes: list[int], sam: Sam, most: int) -> None:
+    def __init__(
+        self, folder: Path, classes: list[int], sam: Sam, most: int, *, held_out: bool
+    ) -> None:
         cache, rng = EmbeddingCache(), np.random.default_rng(0)
-        train, val = (_read(folder / part, classes) for part in ("train", "val"))
+        train = _read(folder / "train", classes)
+        if held_out:
+            train, val = split(train, VrpConfig.val_fraction, 0)
+        else:
+            val = _read(folder / "val", classes)
         known = {image for image, _ in val.digests}
         train = train.subset(
             [n for n, (image, _) in enumerate(train.digests) if image not in known]
@@ -96,6 +103,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=VrpConfig.episodes)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--state", type=Path)
+    parser.add_argument("--held-out", action="store_true", help="score a fifth of train/ instead")
     parser.add_argument("--images", type=int, default=12, help="of val/, for each class, at most")
     parser.add_argument("--references", type=int, nargs="+", default=[16])
     parser.add_argument("--annotations", choices=ANNOTATIONS, nargs="+", default=["mask"])
@@ -108,7 +116,8 @@ def main() -> None:
         [int(one) for one in text.split(",") if one] for text in (arguments.classes, arguments.new)
     )
     sam = load_sam(resolve("mobile_sam"))
-    task = Task(arguments.folder, trained + new, sam, arguments.images)
+    classes, most = trained + new, arguments.images
+    task = Task(arguments.folder, classes, sam, most, held_out=arguments.held_out)
     config = VrpConfig(queries=arguments.queries, first_size=arguments.first_size)
     learner = Annotated(sam, config, task.images, task.train, arguments.episodes)
     everything = learner.classes
