@@ -106,7 +106,7 @@ def fit_object_map(
     }
     frames = {index: same_image[0].frame for index, same_image in things.items()}
     frames |= {index: images.load(index).input_size for index in empty}
-    grid, kind = sam.image_size // STRIDE, cells_type(precision, sam.device)
+    grid, cells = sam.image_size // STRIDE, cells_type(precision, sam.device)
     rng = np.random.default_rng([seed, 6])
     # The caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[sam.device] if sam.device.type == "cuda" else []):
@@ -121,7 +121,7 @@ def fit_object_map(
                 without = rng.permutation(empty).tolist()[: len(things)]
                 waiting += rng.permutation([*things, *without]).tolist()
             chosen, waiting = waiting[:_BATCH], waiting[_BATCH:]
-            features = images.batch(chosen, kind)
+            features = images.batch(chosen, cells)
             middles, cover, inside = (
                 torch.stack(kind).to(sam.device)
                 for kind in zip(
@@ -135,7 +135,7 @@ def fit_object_map(
                     one.flip(-1) for one in (features, middles, cover, inside)
                 )
             optimizer.zero_grad()
-            with computing(kind, sam.device):
+            with computing(cells, sam.device):
                 found_middles, found_cover = learned(features)
             wrong = loss(found_middles.float(), found_cover.float(), middles, cover, inside)
             wrong.backward()  # type: ignore[no-untyped-call]

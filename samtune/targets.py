@@ -31,6 +31,7 @@ from samtune.input_frame import Embedding
 KEPT_SHARE = 0.5  # of a cell's area: it belongs to the object from here on
 LEAST_SHARE = 0.1  # of a cell's area: an object that nowhere covers as much leaves no trace
 _RIDGE = 0.1  # of the mean variance, added to each: one image has few cells for 256 channels
+_LEAST_RIDGE = 1e-6  # where the background does not vary at all, as a single cell does
 _FOLDS = 8  # in how many parts references are seen by the others'
 _LEAST_CONTRAST = 0.05  # between object and background: with less, any noise would look like one
 _Cells = NDArray[np.float32]
@@ -246,8 +247,8 @@ def _discriminant(traces: Sequence[Trace]) -> _Cells:
         return on  # type: ignore[no-any-return]
     off = np.mean([ground.mean for ground in grounds], axis=0)  # each image counts the same
     covariance = _Moments.together(grounds).about(off)
-    ridge = _RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    system = torch.from_numpy((covariance + ridge).astype(np.float32))
+    ridge = max(_RIDGE * np.trace(covariance) / len(covariance), _LEAST_RIDGE)
+    system = torch.from_numpy((covariance + ridge * np.eye(len(covariance))).astype(np.float32))
     vector: _Cells = torch.linalg.solve(system, torch.from_numpy(on - off)).numpy()
     return vector
 

@@ -154,6 +154,23 @@ def test_the_direction_against_the_background_is_fishers(images):
     assert cosine == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("cells", ["one", "all alike"])
+def test_a_background_that_does_not_vary_is_known_from_the_object(cells):
+    drawn = np.random.default_rng(0).normal(size=(8, 8, 256))
+    mask = np.ones(SIZE, dtype=bool)
+    if cells == "one":
+        mask[:10, :10] = False
+    else:
+        drawn[:, 4:] = drawn[0, 4]
+        mask[:, 35:] = False
+    one = embedding(drawn)
+    likeness = Direction.fit([Trace.of([mask], one)], background=True, peak=False).likeness(one)
+    off = covered_share(~mask, one) > 0.99
+    assert off.any()
+    np.testing.assert_allclose(likeness[off], 0, atol=1e-3)
+    assert likeness[covered_share(mask, one) > 0.99].mean() == pytest.approx(1, abs=0.15)
+
+
 def test_the_scale_is_that_of_references_seen_by_the_others():
     # Each has a sign of its own beside the common one: to itself it would be more than to others.
     traces = []
