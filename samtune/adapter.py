@@ -98,6 +98,11 @@ class AdapterInfo:
         return METHODS[self.method].finds
 
     @property
+    def refines(self) -> bool:
+        """Whether its method has a contour refiner, this adapter or another."""
+        return METHODS[self.method].refines
+
+    @property
     def takes_references(self) -> bool:
         """Whether annotated images say what to look for."""
         return METHODS[self.method].takes_references

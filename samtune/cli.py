@@ -110,19 +110,21 @@ def info(
             rows.append([title, "the mirror image" if mirrored else told])
     if empty := data.get("empty_images"):
         rows.append(["knows it from", f"{count(empty, 'image')} without an object"])
+    clicked = "adapter_iou" in scores  # vrp is not; but plain SAM has nothing else
     for key, title in (
         ("adapter_iou", "held-out IoU"),
         ("refined_iou", "  refined"),
-        ("base_iou", "  plain SAM"),
+        ("base_iou", "  plain SAM" if clicked else "plain SAM, one click"),
         ("adapter_oracle_iou", "held-out oracle"),
-        ("base_oracle_iou", "  plain SAM"),
+        ("base_oracle_iou", "  plain SAM" if clicked else "  its oracle"),
         ("found_iou", "held-out IoU, no click"),
         ("found_recall", "  objects found"),
         ("found_precision", "  masks that are right"),
     ):
         if key in scores:
             rows.append([title, f"{percent(scores[key])} %"])
-    rows += [["refining", words] for words in _refining(about)]
+    if about.refines:
+        rows += [["refining", words] for words in _refining(about)]
     if about.least_part:
         least = f"{percent(about.least_part)} %"
         rows.append(["specks", f"left out: parts of a mask below {least} of its largest"])

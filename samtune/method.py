@@ -72,12 +72,14 @@ class Method(nn.Module):
         proposes: whether it finds them where it is told to, all of an image.
         takes_references: whether annotated images say what to look for.
         exports: whether export.py can write it as a graph.
+        refines: whether a training may leave a contour refiner beside it.
         refiner: refines contours, where it was trained.
     """
 
     finds: ClassVar[bool] = False
     takes_references: ClassVar[bool] = False
     exports: ClassVar[bool] = False
+    refines: ClassVar[bool] = False
     refiner: ContourRefiner | None
 
     def __init__(self) -> None:

@@ -62,6 +62,7 @@ class PromptLearning(Method):
     """Mixture of the masks; what moves prompts, refiner and object map if there are any."""
 
     exports: ClassVar[bool] = True
+    refines: ClassVar[bool] = True
 
     def __init__(
         self,

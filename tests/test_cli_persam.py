@@ -186,6 +186,7 @@ def test_held_out_images_are_scored_with_and_without_a_click(toy_dataset):
     words = run("info", "a.safetensors").stdout
     assert "persam-f" in words
     assert "without a prompt" in words
+    assert "refining" not in words  # there is nothing that a new fit could learn
 
 
 def test_a_report_is_written_where_images_are_held_out(toy_dataset):

@@ -62,6 +62,16 @@ def two_classes(made):
     return made("two.safetensors", "--classes", "1,2")
 
 
+def test_info_tells_plain_sams_score_from_its_oracle(one_class):
+    lines = run("info", one_class).stdout.splitlines()
+    (iou,), (oracle,) = (
+        [line.split()[-2] for line in lines if line.lstrip().startswith(title)]
+        for title in ("plain SAM, one click", "its oracle")
+    )
+    assert float(iou) <= float(oracle)
+    assert not any(line.startswith("refining") for line in lines)
+
+
 def test_an_adapter_of_one_class_needs_neither_prompt_nor_reference():
     (summary,) = told(fit("--class", 1, "--val-fraction", 0.3, "--json"))
     assert (summary["adapter"], summary["method"]) == ("data.safetensors", "vrp")
