@@ -144,7 +144,7 @@ def fit(
         Precision,
         typer.Option(
             help="plm, vrp: what training computes with an image's cells in; auto takes bfloat16 "
-            "where the processor is fast at it, for three fifths of the time."
+            "where the processor is fast at it, for three fifths (plm) or seven tenths of the time."
         ),
     ] = FitConfig.precision,
     resume: Annotated[
