@@ -25,7 +25,6 @@ from samtune.config import ANNOTATIONS, Annotation, VrpConfig
 from samtune.dataset import Dataset, load_dataset, split
 from samtune.embeddings import EmbeddingCache
 from samtune.evenly import evenly
-from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages
 from samtune.reference_cells import Marked, draw_annotation, vanishes
 from samtune.resume import read_state, write_state
@@ -76,7 +75,7 @@ class Annotated(VrpLearner):
         chosen = evenly(self.classes[label], self.config.own_references)
         rng, marked = np.random.default_rng(0), []
         for one in chosen:
-            embedding = Embedding(self.images.batch([one.image_index])[0], one.frame, one.frame)
+            embedding = self._embedding(one)
             share = draw_annotation(one, embedding, self.kind, rng)
             if not vanishes(share):
                 marked.append(Marked(embedding, share, self.kind in ("point", "scribble")))

@@ -44,6 +44,11 @@ class CellsAndMask:
     share: Tensor
     stands_for: Tensor
 
+    def mean(self) -> Tensor:
+        """(C,) of what is the object; a sum, for a product would be slow in bfloat16."""
+        weights = self.share * self.stands_for
+        return (weights[:, None] * self.features).sum(dim=0) / weights.sum()
+
 
 @dataclass(frozen=True, eq=False)
 class Digest:
@@ -90,13 +95,7 @@ class VisualReferencePrompts(nn.Module):
 
     def digest(self, references: Sequence[CellsAndMask]) -> Digest:
         """Look at the references, at least one, each with something annotated."""
-        prototype = torch.stack(
-            [
-                (w[:, None] * one.features).sum(dim=0) / w.sum()
-                for one in references
-                for w in (one.share * one.stands_for,)
-            ]
-        ).mean(dim=0)
+        prototype = torch.stack([one.mean() for one in references]).mean(dim=0)
         memory = torch.cat([self._augmented(one, prototype) for one in references])
         keys = memory + torch.cat([one.pe for one in references])
         stands_for = torch.cat([one.stands_for for one in references])
