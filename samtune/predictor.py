@@ -299,11 +299,12 @@ class Predictor:
             raise ValueError(f"a mask of {mask.shape} for an image of {embedding.original_size}")
         refiner = self._needed_refiner()
         polygons = list(mask_to_polygons(mask))
-        large = [i for i, one in enumerate(polygons) if is_large(one.exterior, embedding)]
+        boxes = [box_of(one.exterior, embedding) for one in polygons]
+        large = [i for i, box in enumerate(boxes) if is_large(box)]
         for start in range(0, len(large), AT_ONCE):
             chosen = large[start : start + AT_ONCE]
-            boxes = np.stack([box_of(polygons[i].exterior, embedding) for i in chosen])
-            seen = box_features(self.sam, self.sam.image_cells(embedding), boxes)
+            asked = np.stack([boxes[i] for i in chosen])
+            seen = box_features(self.sam, self.sam.image_cells(embedding), asked)
             for i, features in zip(chosen, seen, strict=True):
                 polygons[i] = refine_polygon(polygons[i], refiner, features, embedding, rounds)
         return tuple(polygons)

@@ -27,12 +27,12 @@ Move = tuple[NDArray[np.float32], NDArray[np.float32]]
 ROUNDS = 1  # of moving contours: a second wears off what was right (benchmarks/README.md)
 _SPACING = 2.0  # pixels of the input frame between the vertices of a refined contour
 _VERTICES = tuple(POINTS * times for times in (8, 4, 2, 1))  # that one may have
-SMALLEST = 8.0  # pixels of the input frame across; the features resolve no smaller ones
+_SMALLEST = 8.0  # pixels of the input frame across; the features resolve no smaller ones
 
 
-def is_large(contour: NDArray[np.float32], embedding: Embedding) -> bool:
-    """Whether a contour is large enough to be seen in the features of its image."""
-    return bool((np.ptp(contour, axis=0) * _to_input(embedding)).min() >= SMALLEST)
+def is_large(box: NDArray[np.float32]) -> bool:
+    """Whether what a box, (4,) in the input frame, is around can be seen in the features."""
+    return bool((box[2:] - box[:2]).min() >= _SMALLEST)
 
 
 def box_of(contour: NDArray[np.float32], embedding: Embedding) -> NDArray[np.float32]:
@@ -136,7 +136,7 @@ def _moved(
     rounds: int,
 ) -> NDArray[np.float32]:
     """The contour after as many rounds as leave it simple."""
-    if not is_large(contour, embedding):
+    if not is_large(box_of(contour, embedding)):
         return contour
     to_input, side = _to_input(embedding), embedding.padded_side
     height, width = embedding.original_size

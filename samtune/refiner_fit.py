@@ -24,7 +24,7 @@ from samtune.learner import EncodedImages
 from samtune.masks import DatasetObject
 from samtune.metrics import iou
 from samtune.precision import cells_type
-from samtune.refinement import SMALLEST, box_features
+from samtune.refinement import box_features, is_large
 from samtune.rough_contours import SHARES, Kind, ObjectWindow, RoughContour
 from samtune.sam import Sam
 
@@ -141,7 +141,11 @@ def fit_refiner(
         The refiner; None where every object is a speck.
     """
     started = time.monotonic()
-    large = [one for one in things if _is_large(one, sam.image_size)]
+    large = [
+        one
+        for one in things
+        if is_large(np.array(one.box, np.float32) * (sam.image_size / max(one.size)))
+    ]
     if not large:
         return None
     rng = np.random.default_rng([config.seed, 5])
@@ -201,13 +205,6 @@ def _profiles(
         for part in zip(*((one.points, one.offsets, one.seen) for one in contours), strict=True)
     )
     return Profiles(features, points, offsets, within)
-
-
-def _is_large(thing: DatasetObject, image_size: int) -> bool:
-    """Whether an object is large enough to be refined."""
-    x0, y0, x1, y1 = thing.box
-    scale = max(input_size(thing.size, image_size)) / max(thing.size)
-    return min(x1 - x0, y1 - y0) * scale >= SMALLEST
 
 
 @torch.inference_mode()
