@@ -3,9 +3,10 @@
 The PLM's 1.6 M numbers learn a new thing from a handful of masks, or spoil what SAM can do already,
 and one or two held-out images cannot tell which. So each start is tried: no PLM, only the choice
 among SAM's masks; a small first offset; a large one. It is trained on all parts of the images but
-one and scored on that one, in turns, unless it is far behind. The start with the best mean is
-trained once more, on all images. Where images are held out for good, each start is trained once and
-scored on those.
+one and scored on that one, in turns, unless it is far behind; with several clicks on each object,
+as long as they are few, because the middles of a handful tell little. The start with the best mean
+is trained once more, on all images. Where images are held out for good, each start is trained once
+and scored on those.
 
 A mirror image of what was learned from flatters whatever learned most. So where that is all there
 is, a PLM is only for what the mixture cannot do at all, and of starts that are not far behind the
@@ -33,6 +34,8 @@ from samtune.training_run import TrainingRun
 _FAR_BEHIND = 0.15  # in mean IoU: a start that is so much worse is given up,
 _FEWEST_JUDGED = 4  # but not before it was scored on so many objects
 _MIXED_WELL = 0.5  # IoU of the mixture's mask of a mirror image, from which on no PLM is tried
+_CLICKS = 64  # in all, on the objects that a start is scored on,
+_MOST_CLICKS = 9  # and on one of them
 _LEAST_SECONDS = 0.1  # of a training whose time is over: it makes a step or two
 Weights = dict[str, Tensor]
 
@@ -44,6 +47,20 @@ class Split:
     objects: list[Supervision]
     held_out: list[Supervision]
     mirrored: bool = False
+
+
+def clicked(objects: Sequence[Supervision]) -> list[Supervision]:
+    """Each object as often as it is clicked on: in its middle, and elsewhere if they are few.
+
+    Returns:
+        The object with its middle, then with other clicks in place of that, one after another.
+    """
+    more = min(_CLICKS // max(1, len(objects)), _MOST_CLICKS) - 1
+    return [
+        replace(one, center=click)
+        for one in objects
+        for click in (one.center, *one.clicks[: max(0, more)])
+    ]
 
 
 def objects_to_see(config: FitConfig, start: float, count: int, *, kept: bool) -> int:
@@ -190,8 +207,10 @@ class Trials:
             seconds, totals = self._in_time(60 * config.max_minutes, totals)
             config = replace(config, max_minutes=seconds / 60)
         total, later = totals[0], sum(totals[1:])
+        # What a mirror image says is judged by its middle: so _MIXED_WELL was measured.
+        shown = split.held_out if split.mirrored else clicked(split.held_out)
         run = TrainingRun(
-            self.sam, config, self.images, split.objects, split.held_out, total, self.processes
+            self.sam, config, self.images, split.objects, shown, total, self.processes
         )
         if self.going_on is not None:
             run.restore(self.going_on)

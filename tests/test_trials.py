@@ -13,11 +13,13 @@ from samtune.curves import Curves, Start
 from samtune.dataset import folds, load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.images import read_image
+from samtune.masks import DatasetObject
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt
 from samtune.run import Progress
+from samtune.supervision import Supervision
 from samtune.training import fit
-from samtune.trials import Split, Trials
+from samtune.trials import Split, Trials, clicked
 
 QUICK = FitConfig(
     few_first_offsets=(0.0, 1.0),
@@ -65,6 +67,7 @@ class Scored:
 def known(monkeypatch):
     """Trials of objects a to d, whose scores a test sets; what was trained is in the log."""
     monkeypatch.setattr(samtune.trials, "TrainingRun", Scored)
+    monkeypatch.setattr(samtune.trials, "clicked", list)
     monkeypatch.setattr(Trials, "_modules", lambda self, weights: weights["selector"])
 
     def trials(table, splits, everything, config=QUICK, mirrored=False):
@@ -151,6 +154,28 @@ def test_curves_are_those_of_the_training_that_is_kept_and_of_the_other_starts(k
     assert [start.losses for start in curves.given_up] == [(1.0,), (2.0,), (1.0,)]
     assert (curves.looks, curves.base_iou) == ((), None)
     assert curves.tried == ((0.0, pytest.approx(0.5)), (1.0, pytest.approx(0.4)))
+
+
+@pytest.mark.parametrize(("count", "each"), [(1, 9), (2, 9), (10, 6), (40, 1), (100, 1)])
+def test_few_objects_are_scored_at_several_clicks_on_each_and_many_in_their_middles(count, each):
+    rows, columns = np.mgrid[:64, :64]
+    disk = (columns - 40) ** 2 + (rows - 25) ** 2 < 15**2
+    rng = np.random.default_rng(0)
+    objects = [Supervision.of(DatasetObject.of(disk, index), 64, rng) for index in range(count)]
+    shown = clicked(objects)
+    assert [one.image_index for one in shown] == [i for i in range(count) for _ in range(each)]
+    assert np.array_equal(shown[0].center, objects[0].center)
+    places = [tuple(one.center.round().astype(int).tolist()) for one in shown]
+    assert all(disk[row, column] for column, row in places)
+    assert len(set(places[:each])) == each  # nowhere twice
+
+
+def test_starts_are_scored_at_those_clicks_but_on_a_mirror_image(known, monkeypatch):
+    monkeypatch.setattr(samtune.trials, "clicked", lambda held_out: 3 * held_out)
+    known({}, [("abc", "d")], None)
+    assert {entry[2] for entry in Scored.log} == {"ddd"}
+    known({}, [("a", "A")], None, mirrored=True)
+    assert {entry[2] for entry in Scored.log} == {"A"}
 
 
 def test_several_trials_of_which_none_could_be_kept_are_refused():
