@@ -31,10 +31,11 @@ class Curves:
         given_up: the other starts, as far as they were trained.
         looks: (objects seen, IoU) at each look at the held-out objects; none where trainings took
             turns in holding them out.
-        base_iou: plain SAM's in such a look: on the logits' grid, and for some of many objects.
+        base_iou: plain SAM's in such a look: on the logits' grid, for some of many objects, or at
+            several clicks on few.
         stopped: why training ended: "finished", "no progress", "time".
-        tried: few masks (trials.py): (first offset, held-out IoU) of each start, which chose among
-            them; of many masks none, because the loss of a probe did.
+        tried: few masks (trials.py): (first offset, held-out IoU at several clicks) of each start,
+            which chose among them; of many masks none, because the loss of a probe did.
     """
 
     chosen: Start

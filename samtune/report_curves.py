@@ -91,8 +91,8 @@ def _about_looks(training: dict[str, Any]) -> str:
     _, kept_iou = training["looks"][training["kept"]]
     return (
         "<li><b>IoU on held-out objects</b>: each look, quick: on a coarse grid, and on up to 100 "
-        f"of them, so that it differs a little from the scores above. The large dot "
-        f"({percent(kept_iou)}) is what was kept.</li>"
+        "of them, or at several clicks on a few, so that it differs from the scores above. The "
+        f"large dot ({percent(kept_iou)}) is what was kept.</li>"
     )
 
 
@@ -111,7 +111,8 @@ def _starts(training: dict[str, Any]) -> str:
         return (
             "<p>With so few masks, training was tried from each start to its end: a first change "
             "of the prompt by so much, or none (0), where only the choice among SAM's masks is "
-            f"learned. IoU on held-out objects, in %: {scores}; kept: {size}.</p>"
+            "learned. IoU on held-out objects, in %, with several clicks on each while they are "
+            f"few: {scores}; kept: {size}.</p>"
         )
     if training["given_up"]:
         tried = ", ".join(f"{start['first_offset']:g}" for start in training["given_up"])
