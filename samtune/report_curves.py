@@ -111,8 +111,8 @@ def _starts(training: dict[str, Any]) -> str:
         return (
             "<p>With so few masks, training was tried from each start to its end: a first change "
             "of the prompt by so much, or none (0), where only the choice among SAM's masks is "
-            "learned. IoU on held-out objects, in %, with several clicks on each while they are "
-            f"few: {scores}; kept: {size}.</p>"
+            f"learned. IoU on held-out objects, in %: {scores}; kept: {size}. While they are few, "
+            "that is the mean of several clicks on each.</p>"
         )
     if training["given_up"]:
         tried = ", ".join(f"{start['first_offset']:g}" for start in training["given_up"])

@@ -106,6 +106,7 @@ def test_where_trainings_took_turns_nobody_looked_and_no_held_out_iou_is_drawn()
     assert "took turns" in text
     assert "plain SAM" not in text
     assert "IoU on held-out objects, in %: 0.1: 70.0, 1: 60.0; kept: 0.1." in text
+    assert "mean of several clicks" in text
 
 
 @pytest.mark.parametrize(
