@@ -1,7 +1,8 @@
 """The tasks of Kim et al. (arXiv 2403.09199): PLM, PLM + PMM, and samtune's defaults, in one table.
 
     python benchmarks/facade_banners.py DATA/facades BANNERS
-    python benchmarks/paper.py DATA BANNERS -o RESULTS [--tasks nose plates] [--seeds 0 1 2]
+    python benchmarks/paper.py DATA BANNERS -o RESULTS [--tasks nose plates]
+        [--methods PLM] [--seeds 0 1]
 
 DATA holds face_parts/ and plates/. Every fit is one `samtune fit train --val val` in a process of
 its own: with the defaults, which learn a dense prompt as well; without that (PLM + PMM, the
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("banners", type=Path, help="what facade_banners.py wrote")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     keep_freed_memory()  # as samtune's commands do
@@ -63,7 +65,7 @@ def main() -> None:
             folder = {"banners": arguments.banners, "plates": arguments.data / "plates"}.get(
                 task, arguments.data / "face_parts"
             )
-            for method in ("SAM-F", *METHODS):
+            for method in ("SAM-F", *arguments.methods):
                 if (task, method, seed) in done or (method == "SAM-F" and seed):
                     continue
                 if method == "SAM-F":

@@ -152,7 +152,8 @@ class Run(Generic[LearnerT]):
 
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Train to the end; returns why it ended."""
-        self.base_iou = self._plain_iou()
+        if self.base_iou is None:
+            self.base_iou = self._plain_iou()
 
         def tell(learner: LearnerT) -> None:
             on_progress(

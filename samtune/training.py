@@ -276,7 +276,7 @@ def _plan(
     if count < config.few_masks:
         return Trials(sam, config, images, [split], None, processes)
     total = config.objects_to_see(count)
-    return TrainingRun(sam, config, images, objects, split.held_out, total, processes)
+    return TrainingRun(sam, config, images, objects, split.held_out, total, processes=processes)
 
 
 def _splits(objects: list[Supervision], parts: list[list[int]], images: int) -> list[Split]:

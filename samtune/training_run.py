@@ -25,6 +25,7 @@ class TrainingRun(Run[Learner]):
         objects: what to learn from.
         held_out: what to look at in between; nothing keeps the weights of the end.
         total: how many objects all steps together will see.
+        base_iou: plain SAM's IoU on those held-out objects, where another run has looked already.
         processes: who shares the work.
     """
 
@@ -36,6 +37,7 @@ class TrainingRun(Run[Learner]):
         objects: list[Supervision],
         held_out: list[Supervision],
         total: int,
+        base_iou: float | None = None,
         processes: Processes = ALONE,
     ) -> None:
         super().__init__(
@@ -47,6 +49,7 @@ class TrainingRun(Run[Learner]):
             probe_objects=config.probe_objects if len(config.first_offsets) > 1 else 0,
             processes=processes,
         )
+        self.base_iou = base_iou
         self.given_up: list[Start] = []  # the probe's other starts
 
     @property

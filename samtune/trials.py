@@ -55,11 +55,9 @@ def clicked(objects: Sequence[Supervision]) -> list[Supervision]:
     Returns:
         The object with its middle, then with other clicks in place of that, one after another.
     """
-    more = min(_CLICKS // max(1, len(objects)), _MOST_CLICKS) - 1
+    each = max(1, min(_CLICKS // max(1, len(objects)), _MOST_CLICKS))
     return [
-        replace(one, center=click)
-        for one in objects
-        for click in (one.center, *one.clicks[: max(0, more)])
+        replace(one, center=click) for one in objects for click in (one.center, *one.clicks)[:each]
     ]
 
 
@@ -111,7 +109,7 @@ class Trials:
         self.courses: dict[tuple[float, int], Start] = {}  # how they went
         self.final: Weights | None = None
         self.last: Start | None = None  # how the training on everything went
-        self.base_iou: float | None = None  # plain SAM's, on the last split
+        self.base_ious: dict[int, float | None] = {}  # plain SAM's, by split
         self.going_on: dict[str, Any] | None = None  # state of a training that was interrupted
         self.run: TrainingRun | None = None
         self.seen = 0  # objects in all trainings that are done
@@ -145,17 +143,19 @@ class Trials:
             return Curves(self.last, tuple(others), (), None, self.stopped, tried)
         course = self.courses[start, 0]
         look = course.seen[-1], self.scores[start, 0]
-        return Curves(course, tuple(others), (look,), self.base_iou, self.stopped, tried)
+        base_iou = self.base_ious[0]
+        return Curves(course, tuple(others), (look,), base_iou, self.stopped, tried)
 
     def train(self, on_progress: Callable[[Progress], None], save_state: Callable[[], None]) -> str:
         """Try the starts, train the best one; returns why the last training ended."""
         while left := self._left():
             start, index = trial = left[0]
-            run = self._train(start, self.splits[index], on_progress, save_state)
+            known = self.base_ious.get(index)
+            run = self._train(start, self.splits[index], on_progress, save_state, known)
             self.scores[trial] = run.best_iou
             self.weights[trial] = run.best
             self.courses[trial] = run.curves.chosen
-            self.base_iou = run.curves.base_iou
+            self.base_ious[index] = run.curves.base_iou
             save_state()
         if self.everything is None:
             self.final = self.weights[self.first_offset, 0]
@@ -178,7 +178,7 @@ class Trials:
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs."""
-        names = ("scores", "weights", "final", "base_iou", "seen", "seconds", "stopped")
+        names = ("scores", "weights", "final", "base_ious", "seen", "seconds", "stopped")
         return {
             "going_on": None if self.run is None else self.run.state(),
             "courses": {trial: asdict(course) for trial, course in self.courses.items()},
@@ -199,6 +199,7 @@ class Trials:
         split: Split,
         on_progress: Callable[[Progress], None],
         save_state: Callable[[], None],
+        base_iou: float | None = None,
     ) -> TrainingRun:
         """Train one start to its end, from the state of before if it was interrupted."""
         config = replace(self.config, first_offsets=(start,), validations=1)
@@ -210,7 +211,14 @@ class Trials:
         # What a mirror image says is judged by its middle: so _MIXED_WELL was measured.
         shown = split.held_out if split.mirrored else clicked(split.held_out)
         run = TrainingRun(
-            self.sam, config, self.images, split.objects, shown, total, self.processes
+            self.sam,
+            config,
+            self.images,
+            split.objects,
+            shown,
+            total,
+            base_iou=base_iou,
+            processes=self.processes,
         )
         if self.going_on is not None:
             run.restore(self.going_on)

@@ -42,9 +42,10 @@ class Playback:
         return {}
 
 
-def playing_back(learners, sam, config):
+def playing_back(learners, sam, config, **options):
     nothing: list[Supervision] = []
-    run = TrainingRun(sam, config, EncodedImages(sam, None, [], []), nothing, [None], total=80)
+    images = EncodedImages(sam, None, [], [])
+    run = TrainingRun(sam, config, images, nothing, [None], total=80, **options)
     run.learner, run.start = learners[1.0], learners.get
     return run
 
@@ -74,6 +75,16 @@ def test_the_start_whose_loss_is_lower_at_the_end_of_the_probe_goes_on(
     assert [(start.first_offset, start.losses) for start in curves.given_up] == [
         (other, tuple(known[other]))
     ]
+
+
+@pytest.mark.parametrize(("known", "told"), [(None, 0.5), (0.0, 0.0), (0.25, 0.25)])
+def test_plain_sam_looks_unless_what_it_gets_is_known(tiny_sam, known, told):
+    config = FitConfig(first_offsets=(1.0,), batch_size=2, refiner=False)
+    learners = {1.0: Playback(1.0, [1.0] * 40)}
+    run = playing_back(learners, tiny_sam, config, base_iou=known)
+    progress = []
+    run.train(progress.append, lambda: None)
+    assert {one.base_iou for one in progress} == {run.curves.base_iou} == {told}
 
 
 @pytest.mark.parametrize(

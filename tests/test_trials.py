@@ -36,11 +36,12 @@ class Scored:
 
     table: dict[tuple[float, str], float]
     log: list[tuple[float, str, str, int]]
+    looked_by_plain_sam: list[str]
     speed = 1.0
 
-    def __init__(self, sam, config, images, objects, held_out, total, processes):
+    def __init__(self, sam, config, images, objects, held_out, total, base_iou, processes):
         (self.start,) = config.first_offsets
-        self.held_out = "".join(held_out)
+        self.held_out, self.base_iou = "".join(held_out), base_iou
         limit = 60 * config.max_minutes if config.max_minutes else np.inf
         self.total, self.seconds = total, min(total / self.speed, limit)
         self.trained = round(self.seconds * self.speed)
@@ -53,9 +54,12 @@ class Scored:
     @property
     def curves(self):
         course = Start(self.start, (self.total,), (float(len(self.held_out)),), (1e-3,))
-        return Curves(course, (), (), 0.25 if self.held_out else None, "finished")
+        return Curves(course, (), (), self.base_iou, "finished")
 
     def train(self, on_progress, save_state):
+        if self.held_out and self.base_iou is None:
+            self.looked_by_plain_sam.append(self.held_out)
+            self.base_iou = 0.25
         on_progress(Progress("train", self.total, self.total))
         return "finished"
 
@@ -71,7 +75,7 @@ def known(monkeypatch):
     monkeypatch.setattr(Trials, "_modules", lambda self, weights: weights["selector"])
 
     def trials(table, splits, everything, config=QUICK, mirrored=False):
-        Scored.table, Scored.log = table, []
+        Scored.table, Scored.log, Scored.looked_by_plain_sam = table, [], []
         parts = [Split(list(train), list(held), mirrored) for train, held in splits]
         made = Trials(None, config, None, parts, None if everything is None else list(everything))
         made.told = []
@@ -168,6 +172,12 @@ def test_few_objects_are_scored_at_several_clicks_on_each_and_many_in_their_midd
     places = [tuple(one.center.round().astype(int).tolist()) for one in shown]
     assert all(disk[row, column] for column, row in places)
     assert len(set(places[:each])) == each  # nowhere twice
+
+
+def test_plain_sam_looks_once_at_what_a_split_holds_out(known):
+    known({}, THREE, "abcd")
+    assert len(Scored.log) == 7
+    assert Scored.looked_by_plain_sam == ["a", "bc", "d"]
 
 
 def test_starts_are_scored_at_those_clicks_but_on_a_mirror_image(known, monkeypatch):
