@@ -6,7 +6,8 @@ direction of the object's cells (targets.py). On another image the direction giv
 the most similar place as a point on the object and the least similar as one on the background, and
 both guide the frozen decoder (two_way.Guidance). The answer comes in a cascade of three: the points
 alone; the points with the first answer's logits as a mask prompt; the same with the second answer's
-box and logits.
+box and logits. In the paper the second and third answer are what SAM is surest of, often the whole
+where the first was a part; here the second keeps to the first, and the third is SAM's single mask.
 
 PerSAM-F learns two numbers, which weigh the first answer's three masks: that is how it knows
 whether the part or the whole is meant. It has the positive point alone.
@@ -26,7 +27,6 @@ from samtune.location_prior import LocationPrior
 from samtune.method import Method
 from samtune.prompts import Prompt, box_around
 from samtune.sam import Sam
-from samtune.selector import best_of_three
 from samtune.targets import Direction
 from samtune.two_way import Guidance
 from samtune.upscaling import upscale_masks
@@ -85,10 +85,8 @@ class Persam(Method):
         return tokens, cells
 
     def mix(self, estimates: Tensor) -> Tensor:
-        """As Method's: the best of three, or the single mask where there is no cascade."""
-        if "cascade" in self.without:
-            return _SINGLE.to(estimates).expand(len(estimates), -1)
-        return best_of_three(estimates)
+        """As Method's: SAM's single mask, for what is asked last is clear."""
+        return _SINGLE.to(estimates).expand(len(estimates), -1)
 
     def search(self, embedding: Embedding) -> "LocationPrior":
         """As Method's: by similarity with the target."""
@@ -119,11 +117,11 @@ class Persam(Method):
         tokens, cells = decoding.attend(prompt)
         if "cascade" in self.without:
             return tokens, cells
-        logits = self._first_answer(decoding, tokens, cells)
-        second = decoding.with_box(prompt, logits) if self._box_at_once else prompt
-        tokens, cells = decoding.attend(second, logits)
-        logits = decoding.best_logits(tokens, cells)
-        return decoding.attend(decoding.with_box(prompt, logits), logits)
+        first = self._first_answer(decoding, tokens, cells)
+        asked = decoding.with_box(prompt, first) if self._box_at_once else prompt
+        tokens, cells = decoding.attend(asked, first)
+        second = decoding.like(first, tokens, cells)
+        return decoding.attend(decoding.with_box(prompt, second), second)
 
     def _first_answer(self, decoding: "_Decoding", tokens: Tensor, cells: Tensor) -> Tensor:
         """(1, 1, 4h, 4w) logits of the cascade's first answer: SAM's single mask."""
@@ -190,9 +188,18 @@ class _Decoding:
         grid = self.features.shape[-2], self.features.shape[-1]
         return decoder.assemble(decoder.mask_blocks(tokens, cells, mixing[None].to(tokens)), grid)
 
-    def best_logits(self, tokens: Tensor, cells: Tensor) -> Tensor:
-        """(1, 1, 4h, 4w) logits of the mask with the best predicted IoU of the three."""
-        return self.logits(tokens, cells, best_of_three(self.sam.decoder.predict_iou(tokens)))
+    def like(self, before: Tensor, tokens: Tensor, cells: Tensor) -> Tensor:
+        """(1, 1, 4h, 4w) logits of the mask that is good and like the answer before.
+
+        That is, of the three the one whose predicted IoU times its IoU with the answer before is
+        the highest: the paper's predicted IoU alone goes over to another thing.
+        """
+        three, known = self.logits(tokens, cells, _THREE), before > 0
+        both, either = ((three > 0) & known).sum((2, 3)), ((three > 0) | known).sum((2, 3))
+        agreement = both / either.clamp(min=1)
+        good = self.sam.decoder.predict_iou(tokens)[:, 1:]
+        best = (good * agreement if known.any() else good).argmax(dim=1)
+        return three[:, best]
 
     def with_box(self, prompt: Prompt, logits: Tensor) -> Prompt:
         """The prompt with the answer's tight box, unless it has one or nothing was found."""

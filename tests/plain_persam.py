@@ -72,15 +72,21 @@ def tight_box(sam, embedding, logits) -> list[float]:
     return [*box, ys.max() * h / height]
 
 
+def overlap(one: Tensor, other: Tensor) -> float:
+    """IoU of two masks, given as logits."""
+    a, b = one.numpy() > 0, other.numpy() > 0
+    return np.count_nonzero(a & b) / np.count_nonzero(a | b)
+
+
 def cascade(sam, embedding, points, labels, guide, target, weights=None):
-    """The last step's three masks (3, 4h, 4w), logits, and their predicted IoU."""
+    """The last step's four masks (4, 4h, 4w), logits, and their predicted IoU."""
     asked = (sam, embedding, points, labels, guide, target)
     masks, _ = decode(*asked)
-    if weights is None:
-        masks, ious = decode(*asked, logits=masks[0])
-    else:
-        mixed = sum(w * mask for w, mask in zip(weights, masks[1:], strict=True))
-        masks, ious = decode(*asked, box=tight_box(sam, embedding, mixed), logits=mixed)
-    best = masks[1 + ious[1:].argmax()]
-    masks, ious = decode(*asked, box=tight_box(sam, embedding, best), logits=best)
-    return masks[1:], ious[1:]
+    first, box = masks[0], None
+    if weights is not None:
+        first = sum(w * mask for w, mask in zip(weights, masks[1:], strict=True))
+        box = tight_box(sam, embedding, first)
+    masks, ious = decode(*asked, box=box, logits=first)
+    kept = [float(iou) * overlap(mask, first) for mask, iou in zip(masks, ious, strict=True)]
+    second = masks[1 + int(np.argmax(kept[1:]))]
+    return decode(*asked, box=tight_box(sam, embedding, second), logits=second)

@@ -82,10 +82,9 @@ def test_answers_are_those_of_the_plain_formulas(sam, embedding, without):
     prompt = Prompt.of(POINTS[:1], POINTS[1:])
     (found,) = predictor.predict(embedding, [prompt], all_masks=True)
     masks, ious = expected_masks(sam, embedding, without)
-    assert difference(torch.from_numpy(found.alternative_logits), masks) < 1e-3
-    best = int(ious.argmax())
-    assert difference(torch.from_numpy(found.low_res_logits), masks[best]) < 1e-3
-    assert found.score == pytest.approx(float(ious[best].clip(0, 1)), abs=1e-3)
+    assert difference(torch.from_numpy(found.alternative_logits), masks[1:]) < 1e-3
+    assert difference(torch.from_numpy(found.low_res_logits), masks[0]) < 1e-3
+    assert found.score == pytest.approx(float(ious[0].clip(0, 1)), abs=1e-3)
 
 
 def test_each_part_of_the_guidance_changes_the_answer(sam, embedding):
@@ -101,7 +100,44 @@ def test_persam_f_weighs_the_first_masks_and_gives_the_second_step_their_box(sam
     (found,) = predictor.predict(embedding, [Prompt.of(POINTS[:1])], all_masks=True)
     weights = (*WEIGHTS, 1 - sum(WEIGHTS))
     masks, _ = expected_masks(sam, embedding, (), weights, POINTS[:1], LABELS[:1])
-    assert difference(torch.from_numpy(found.alternative_logits), masks) < 1e-3
+    assert difference(torch.from_numpy(found.alternative_logits), masks[1:]) < 1e-3
+    assert difference(torch.from_numpy(found.low_res_logits), masks[0]) < 1e-3
+
+
+@pytest.mark.parametrize("surest", [1, 2, 3])
+def test_the_second_answer_keeps_to_the_first_where_sam_is_about_as_sure_of_another(
+    embedding, surest
+):
+    sam = build_tiny_sam(seed=4)
+    sharpen(sam.decoder.layers.transformer, 5)
+    bias = sam.decoder.layers.iou_prediction_head.layers[-1].bias
+    with torch.no_grad():
+        bias.fill_(20.0)
+        bias[surest] += 1.0
+    learned = Persam(target(), direction(), direction())
+    predictor = Predictor(sam, adapter(sam, learned), every_cell=True)
+    prompt = Prompt.of(POINTS[:1], POINTS[1:])
+    (found,) = predictor.predict(embedding, [prompt])
+    masks, _ = expected_masks(sam, embedding)
+    assert difference(torch.from_numpy(found.low_res_logits), masks[0]) < 1e-3
+
+
+def test_after_an_empty_first_answer_the_second_is_what_sam_is_surest_of(
+    sam, embedding, monkeypatch
+):
+    nothing = torch.full((1, 1, 32, 32), -10.0)
+    monkeypatch.setattr(Persam, "_first_answer", lambda *_: nothing)
+    learned = Persam(target(), direction(), direction())
+    predictor = Predictor(sam, adapter(sam, learned), every_cell=True)
+    (found,) = predictor.predict(embedding, [Prompt.of(POINTS[:1], POINTS[1:])])
+    asked = (sam, embedding, to_input(embedding, POINTS), LABELS)
+    guidance = (plain_guide(embedding), torch.from_numpy(target()))
+    with torch.no_grad():
+        masks, ious = plain_persam.decode(*asked, *guidance, logits=nothing[0, 0])
+        second = masks[1 + int(ious[1:].argmax())]
+        box = plain_persam.tight_box(sam, embedding, second)
+        masks, _ = plain_persam.decode(*asked, *guidance, box=box, logits=second)
+    assert difference(torch.from_numpy(found.low_res_logits), masks[0]) < 1e-3
 
 
 def test_without_cascade_and_guidance_it_is_the_single_mask_of_plain_sam(sam, embedding):
