@@ -7,7 +7,8 @@ the most similar place as a point on the object and the least similar as one on 
 both guide the frozen decoder (two_way.Guidance). The answer comes in a cascade of three: the points
 alone; the points with the first answer's logits as a mask prompt; the same with the second answer's
 box and logits. In the paper the second and third answer are what SAM is surest of, often the whole
-where the first was a part; here the second keeps to the first, and the third is SAM's single mask.
+where the first was a part; here the second keeps to the first, and the third is SAM's single mask
+(benchmarks/README.md has what that does).
 
 PerSAM-F learns two numbers, which weigh the first answer's three masks: that is how it knows
 whether the part or the whole is meant. It has the positive point alone.
