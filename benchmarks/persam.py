@@ -32,7 +32,15 @@ COUNTS = (1, 4, 16)  # references
 LADDER: tuple[tuple[str, tuple[Part, ...]], ...] = tuple(  # what is still left out
     (name, PARTS[first:])
     for first, name in enumerate(
-        ("positive point", "+ negative", "+ cascade", "+ guided attention", "+ semantic prompt"), 1
+        (
+            "positive point",
+            "+ negative",
+            "+ cascade, the paper's",
+            "+ agreement",
+            "+ guided attention",
+            "+ semantic prompt",
+        ),
+        1,
     )
 )
 

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 MethodName = Literal["plm", "persam", "persam-f", "vrp"]
-Part = Literal["background", "negative-point", "cascade", "guided-attention", "semantic-prompt"]
+Part = Literal[
+    "background", "negative-point", "cascade", "agreement", "guided-attention", "semantic-prompt"
+]
 Precision = Literal["auto", "float32", "bfloat16"]
 Annotation = Literal["mask", "box", "scribble", "point"]  # of a reference
 ANNOTATIONS: tuple[Annotation, ...] = get_args(Annotation)

@@ -7,8 +7,8 @@ the most similar place as a point on the object and the least similar as one on 
 both guide the frozen decoder (two_way.Guidance). The answer comes in a cascade of three: the points
 alone; the points with the first answer's logits as a mask prompt; the same with the second answer's
 box and logits. In the paper the second and third answer are what SAM is surest of, often the whole
-where the first was a part; here the second keeps to the first, and the third is SAM's single mask
-(benchmarks/README.md has what that does).
+where the first was a part. With "agreement" the second keeps to the first, and the third is SAM's
+single mask (benchmarks/README.md has what that does).
 
 PerSAM-F learns two numbers, which weigh the first answer's three masks: that is how it knows
 whether the part or the whole is meant. It has the positive point alone.
@@ -28,6 +28,7 @@ from samtune.location_prior import LocationPrior
 from samtune.method import Method
 from samtune.prompts import Prompt, box_around
 from samtune.sam import Sam
+from samtune.selector import best_of_three
 from samtune.targets import Direction
 from samtune.two_way import Guidance
 from samtune.upscaling import upscale_masks
@@ -72,8 +73,12 @@ class Persam(Method):
 
     @classmethod
     def _blank(cls, settings: Mapping[str, Any], names: Collection[str]) -> Self:
-        """As Method's; the settings say which parts are left out."""
-        return cls(*_zeros(), without=settings.get("without", ()))
+        """As Method's; the settings say which parts are left out.
+
+        Those of before there was an agreement do not name it, and answer as they did.
+        """
+        before = () if settings.get("agreement") else ("agreement",)
+        return cls(*_zeros(), without={*settings.get("without", ()), *before})
 
     def attend(
         self, sam: Sam, embedding: Embedding, prompts: Sequence[Prompt]
@@ -86,7 +91,9 @@ class Persam(Method):
         return tokens, cells
 
     def mix(self, estimates: Tensor) -> Tensor:
-        """As Method's: SAM's single mask, for what is asked last is clear."""
+        """As Method's: SAM's single mask, or the best of three as the paper's cascade has it."""
+        if "agreement" in self.without and "cascade" not in self.without:
+            return best_of_three(estimates)
         return _SINGLE.to(estimates).expand(len(estimates), -1)
 
     def search(self, embedding: Embedding) -> "LocationPrior":
@@ -121,7 +128,7 @@ class Persam(Method):
         first = self._first_answer(decoding, tokens, cells)
         asked = decoding.with_box(prompt, first) if self._box_at_once else prompt
         tokens, cells = decoding.attend(asked, first)
-        second = decoding.like(first, tokens, cells)
+        second = decoding.surest(tokens, cells, None if "agreement" in self.without else first)
         return decoding.attend(decoding.with_box(prompt, second), second)
 
     def _first_answer(self, decoding: "_Decoding", tokens: Tensor, cells: Tensor) -> Tensor:
@@ -189,18 +196,20 @@ class _Decoding:
         grid = self.features.shape[-2], self.features.shape[-1]
         return decoder.assemble(decoder.mask_blocks(tokens, cells, mixing[None].to(tokens)), grid)
 
-    def like(self, before: Tensor, tokens: Tensor, cells: Tensor) -> Tensor:
-        """(1, 1, 4h, 4w) logits of the mask that is good and like the answer before.
+    def surest(self, tokens: Tensor, cells: Tensor, before: Tensor | None) -> Tensor:
+        """(1, 1, 4h, 4w) logits of the one of the three masks that has the best predicted IoU.
 
-        That is, of the three the one whose predicted IoU times its IoU with the answer before is
-        the highest: the paper's predicted IoU alone goes over to another thing.
+        Args:
+            tokens: as `attend` gives them.
+            cells: likewise.
+            before: logits of an answer to keep to: the IoU with it counts as much.
         """
-        three, known = self.logits(tokens, cells, _THREE), before > 0
-        both, either = ((three > 0) & known).sum((2, 3)), ((three > 0) | known).sum((2, 3))
-        agreement = both / either.clamp(min=1)
+        three = self.logits(tokens, cells, _THREE)
         good = self.sam.decoder.predict_iou(tokens)[:, 1:]
-        best = (good * agreement if known.any() else good).argmax(dim=1)
-        return three[:, best]
+        if before is not None and (known := before > 0).any():
+            both, either = ((three > 0) & known).sum((2, 3)), ((three > 0) | known).sum((2, 3))
+            good = good * both / either
+        return three[:, good.argmax(dim=1)]
 
     def with_box(self, prompt: Prompt, logits: Tensor) -> Prompt:
         """The prompt with the answer's tight box, unless it has one or nothing was found."""

@@ -118,6 +118,7 @@ def fit_references(
     learned.requires_grad_(False).eval().to(sam.device)
     chosen = "all" if reference is None else MEDOID if reference == MEDOID else "one by name"
     settings: dict[str, Any] = {"seed": seed, "reference": chosen}
+    settings["agreement"] = "agreement" not in learned.without
     if without:
         settings["without"] = sorted(learned.without)
     info = AdapterInfo(

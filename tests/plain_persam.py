@@ -78,7 +78,7 @@ def overlap(one: Tensor, other: Tensor) -> float:
     return np.count_nonzero(a & b) / np.count_nonzero(a | b)
 
 
-def cascade(sam, embedding, points, labels, guide, target, weights=None):
+def cascade(sam, embedding, points, labels, guide, target, weights=None, *, agreement=True):
     """The last step's four masks (4, 4h, 4w), logits, and their predicted IoU."""
     asked = (sam, embedding, points, labels, guide, target)
     masks, _ = decode(*asked)
@@ -87,6 +87,7 @@ def cascade(sam, embedding, points, labels, guide, target, weights=None):
         first = sum(w * mask for w, mask in zip(weights, masks[1:], strict=True))
         box = tight_box(sam, embedding, first)
     masks, ious = decode(*asked, box=box, logits=first)
-    kept = [float(iou) * overlap(mask, first) for mask, iou in zip(masks, ious, strict=True)]
-    second = masks[1 + int(np.argmax(kept[1:]))]
+    if agreement:
+        ious = [float(iou) * overlap(mask, first) for mask, iou in zip(masks, ious, strict=True)]
+    second = masks[1 + int(np.argmax([float(iou) for iou in ious[1:]]))]
     return decode(*asked, box=tight_box(sam, embedding, second), logits=second)

@@ -70,11 +70,14 @@ def expected_masks(sam, embedding, without=(), weights=None, points=POINTS, labe
             None if "guided-attention" in without else plain_guide(embedding),
             None if "semantic-prompt" in without else torch.from_numpy(target()),
             weights,
+            agreement="agreement" not in without,
         )
 
 
 @pytest.mark.parametrize(
-    "without", [(), ("guided-attention",), ("semantic-prompt",), PARTS[3:]], ids=str
+    "without",
+    [(), ("guided-attention",), ("semantic-prompt",), PARTS[4:], ("agreement",)],
+    ids=str,
 )
 def test_answers_are_those_of_the_plain_formulas(sam, embedding, without):
     learned = Persam(target(), direction(), direction(), without)
@@ -83,8 +86,9 @@ def test_answers_are_those_of_the_plain_formulas(sam, embedding, without):
     (found,) = predictor.predict(embedding, [prompt], all_masks=True)
     masks, ious = expected_masks(sam, embedding, without)
     assert difference(torch.from_numpy(found.alternative_logits), masks[1:]) < 1e-3
-    assert difference(torch.from_numpy(found.low_res_logits), masks[0]) < 1e-3
-    assert found.score == pytest.approx(float(ious[0].clip(0, 1)), abs=1e-3)
+    chosen = 1 + int(ious[1:].argmax()) if "agreement" in without else 0
+    assert difference(torch.from_numpy(found.low_res_logits), masks[chosen]) < 1e-3
+    assert found.score == pytest.approx(float(ious[chosen].clip(0, 1)), abs=1e-3)
 
 
 def test_each_part_of_the_guidance_changes_the_answer(sam, embedding):
@@ -104,9 +108,10 @@ def test_persam_f_weighs_the_first_masks_and_gives_the_second_step_their_box(sam
     assert difference(torch.from_numpy(found.low_res_logits), masks[0]) < 1e-3
 
 
+@pytest.mark.parametrize("without", [(), ("agreement",)])
 @pytest.mark.parametrize("surest", [1, 2, 3])
 def test_the_second_answer_keeps_to_the_first_where_sam_is_about_as_sure_of_another(
-    embedding, surest
+    embedding, surest, without
 ):
     sam = build_tiny_sam(seed=4)
     sharpen(sam.decoder.layers.transformer, 5)
@@ -114,12 +119,12 @@ def test_the_second_answer_keeps_to_the_first_where_sam_is_about_as_sure_of_anot
     with torch.no_grad():
         bias.fill_(20.0)
         bias[surest] += 1.0
-    learned = Persam(target(), direction(), direction())
+    learned = Persam(target(), direction(), direction(), without)
     predictor = Predictor(sam, adapter(sam, learned), every_cell=True)
     prompt = Prompt.of(POINTS[:1], POINTS[1:])
-    (found,) = predictor.predict(embedding, [prompt])
-    masks, _ = expected_masks(sam, embedding)
-    assert difference(torch.from_numpy(found.low_res_logits), masks[0]) < 1e-3
+    (found,) = predictor.predict(embedding, [prompt], all_masks=True)
+    masks, _ = expected_masks(sam, embedding, without)
+    assert difference(torch.from_numpy(found.alternative_logits), masks[1:]) < 1e-3
 
 
 def test_after_an_empty_first_answer_the_second_is_what_sam_is_surest_of(
@@ -195,18 +200,36 @@ def test_guidance_is_refused_in_training(sam, embedding):
 
 
 @pytest.mark.parametrize(
-    ("method", "learned"),
+    ("method", "settings", "learned"),
     [
-        ("persam", lambda: Persam(target(), direction(), direction(), ["cascade"])),
-        ("persam-f", lambda: PersamF(target(), direction(), direction(), WEIGHTS)),
+        (
+            "persam",
+            {"agreement": True, "without": ["cascade"]},
+            lambda: Persam(target(), direction(), direction(), ["cascade"]),
+        ),
+        (
+            "persam",
+            {"agreement": False, "without": ["agreement"]},
+            lambda: Persam(target(), direction(), direction(), ["agreement"]),
+        ),
+        (
+            "persam",  # of before there was an agreement
+            {},
+            lambda: Persam(target(), direction(), direction(), ["agreement"]),
+        ),
+        (
+            "persam-f",
+            {"agreement": True},
+            lambda: PersamF(target(), direction(), direction(), WEIGHTS),
+        ),
     ],
 )
-def test_a_saved_adapter_answers_as_before(sam, embedding, tmp_path, method, learned):
-    without = ["cascade"] if method == "persam" else []
-    info = AdapterInfo(method, Base.of(sam, "tiny"), settings={"without": without})
+def test_a_saved_adapter_answers_as_before(sam, embedding, tmp_path, method, settings, learned):
+    info = AdapterInfo(method, Base.of(sam, "tiny"), settings=settings)
     Adapter(info, learned()).save(tmp_path / "a.safetensors")
     loaded = Adapter.load(tmp_path / "a.safetensors", sam)
     assert loaded.info.finds
+    assert loaded.learned.without == learned().without
     prompt = Prompt.of(POINTS[:1])
     (before,) = Predictor(sam, Adapter(info, learned())).predict(embedding, [prompt])
     (after,) = Predictor(sam, loaded).predict(embedding, [prompt])

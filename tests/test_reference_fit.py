@@ -144,7 +144,12 @@ def test_the_same_seed_gives_the_same_adapter(toy_folder, tiny_sam, cache, tmp_p
 def test_the_adapter_says_what_it_is_made_of(toy_folder, tiny_sam, cache):
     info = fitted(toy_folder, tiny_sam, cache, without=["cascade"]).adapter.info
     assert info.method == "persam"
-    assert info.settings == {"seed": 0, "reference": "all", "without": ["cascade"]}
+    assert info.settings == {
+        "seed": 0,
+        "reference": "all",
+        "agreement": True,
+        "without": ["cascade"],
+    }
     assert info.data["train_images"] == info.data["train_objects"] == 8
 
 
