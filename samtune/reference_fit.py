@@ -119,8 +119,8 @@ def fit_references(
     chosen = "all" if reference is None else MEDOID if reference == MEDOID else "one by name"
     settings: dict[str, Any] = {"seed": seed, "reference": chosen}
     settings["agreement"] = "agreement" not in learned.without
-    if without:
-        settings["without"] = sorted(learned.without)
+    if set(without) - {"agreement"}:
+        settings["without"] = sorted(learned.without - {"agreement"})
     info = AdapterInfo(
         method=method,
         base=Base.of(sam, checkpoint_name),

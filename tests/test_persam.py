@@ -209,7 +209,7 @@ def test_guidance_is_refused_in_training(sam, embedding):
         ),
         (
             "persam",
-            {"agreement": False, "without": ["agreement"]},
+            {"agreement": False},
             lambda: Persam(target(), direction(), direction(), ["agreement"]),
         ),
         (

@@ -8,6 +8,7 @@ import pytest
 from answers import answer
 from PIL import Image
 
+from samtune.adapter import Adapter
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.errors import DatasetError
@@ -133,6 +134,20 @@ def test_persam_f_weighs_up_the_mask_that_is_meant(tmp_path, tiny_sam, cache):
         even = there.alternative_logits.mean(axis=0) > 0
         aim = plain.alternative_logits[number] > 0
         assert iou(mixed, aim) >= iou(even, aim)
+
+
+@pytest.mark.parametrize("method", ["persam", "persam-f"])
+@pytest.mark.parametrize(
+    "without", [(), ("agreement",), ("guided-attention",), ("agreement", "guided-attention")]
+)
+def test_a_saved_adapter_leaves_out_what_was_left_out(
+    toy_folder, tiny_sam, cache, tmp_path, method, without
+):
+    made = fitted(toy_folder, tiny_sam, cache, method, without=without).adapter
+    made.save(tmp_path / "a.safetensors")
+    loaded = Adapter.load(tmp_path / "a.safetensors", tiny_sam).learned
+    always = {"negative-point"} if method == "persam-f" else set()
+    assert loaded.without == made.learned.without == {*without, *always}
 
 
 def test_the_same_seed_gives_the_same_adapter(toy_folder, tiny_sam, cache, tmp_path):
