@@ -19,11 +19,15 @@ POINTS, LABELS = [(30.0, 40.0), (100.0, 15.0)], [1, 0]
 WEIGHTS = (0.6, -0.3)
 
 
-@pytest.fixture(scope="module")
-def sam():
+def sharp_sam():
     sam = build_tiny_sam(seed=4)
     sharpen(sam.decoder.layers.transformer, 5)
     return sam
+
+
+@pytest.fixture(scope="module")
+def sam():
+    return sharp_sam()
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,13 @@ def to_input(embedding, points):
     return [[x * scale, y * embedding.input_size[0] / SIZE[0]] for x, y in points]
 
 
+def answer_of(sam, embedding, learned):
+    """To both points, SAM's three masks beside the one that is chosen."""
+    predictor = Predictor(sam, adapter(sam, learned), every_cell=True)
+    (found,) = predictor.predict(embedding, [Prompt.of(POINTS[:1], POINTS[1:])], all_masks=True)
+    return found
+
+
 def expected_masks(sam, embedding, without=(), weights=None, points=POINTS, labels=LABELS):
     with torch.no_grad():
         return plain_persam.cascade(
@@ -80,10 +91,7 @@ def expected_masks(sam, embedding, without=(), weights=None, points=POINTS, labe
     ids=str,
 )
 def test_answers_are_those_of_the_plain_formulas(sam, embedding, without):
-    learned = Persam(target(), direction(), direction(), without)
-    predictor = Predictor(sam, adapter(sam, learned), every_cell=True)
-    prompt = Prompt.of(POINTS[:1], POINTS[1:])
-    (found,) = predictor.predict(embedding, [prompt], all_masks=True)
+    found = answer_of(sam, embedding, Persam(target(), direction(), direction(), without))
     masks, ious = expected_masks(sam, embedding, without)
     assert difference(torch.from_numpy(found.alternative_logits), masks[1:]) < 1e-3
     chosen = 1 + int(ious[1:].argmax()) if "agreement" in without else 0
@@ -113,16 +121,12 @@ def test_persam_f_weighs_the_first_masks_and_gives_the_second_step_their_box(sam
 def test_the_second_answer_keeps_to_the_first_where_sam_is_about_as_sure_of_another(
     embedding, surest, without
 ):
-    sam = build_tiny_sam(seed=4)
-    sharpen(sam.decoder.layers.transformer, 5)
+    sam = sharp_sam()
     bias = sam.decoder.layers.iou_prediction_head.layers[-1].bias
     with torch.no_grad():
         bias.fill_(20.0)
         bias[surest] += 1.0
-    learned = Persam(target(), direction(), direction(), without)
-    predictor = Predictor(sam, adapter(sam, learned), every_cell=True)
-    prompt = Prompt.of(POINTS[:1], POINTS[1:])
-    (found,) = predictor.predict(embedding, [prompt], all_masks=True)
+    found = answer_of(sam, embedding, Persam(target(), direction(), direction(), without))
     masks, _ = expected_masks(sam, embedding, without)
     assert difference(torch.from_numpy(found.alternative_logits), masks[1:]) < 1e-3
 
@@ -132,9 +136,7 @@ def test_after_an_empty_first_answer_the_second_is_what_sam_is_surest_of(
 ):
     nothing = torch.full((1, 1, 32, 32), -10.0)
     monkeypatch.setattr(Persam, "_first_answer", lambda *_: nothing)
-    learned = Persam(target(), direction(), direction())
-    predictor = Predictor(sam, adapter(sam, learned), every_cell=True)
-    (found,) = predictor.predict(embedding, [Prompt.of(POINTS[:1], POINTS[1:])])
+    found = answer_of(sam, embedding, Persam(target(), direction(), direction()))
     asked = (sam, embedding, to_input(embedding, POINTS), LABELS)
     guidance = (plain_guide(embedding), torch.from_numpy(target()))
     with torch.no_grad():
