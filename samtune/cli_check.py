@@ -75,7 +75,6 @@ def check(
             _list_faults(data, error, as_json)
             raise
         sam = open_sam(terminal, checkpoint, device)
-        costs = forecast(train, held_out, sam, cache, config)
         empty = len(train.some_empty(config.empty_images))
         findings = check_objects(dataset, sam.image_size)
         if not quick:
@@ -97,6 +96,7 @@ def check(
                 if similar is not None:
                     findings.append(similar)
                     break  # with turns, the same images would be found from the other side
+        costs = forecast(train, held_out, sam, cache, config)  # of what is still to be done
     if as_json:
         print_json(
             {
@@ -140,7 +140,8 @@ def _report(
     typer.echo(f"{dataset.folder}: {dataset.describe()}")
     typer.echo(f"objects in an image: {in_image[0]} to {in_image[-1]}, median {middle}")
     typer.echo(what_fit_would_do)
-    encoding = "all images are encoded already"
+    cached = f"{costs.cached_bytes / 1e6:,.0f} MB of disk"
+    encoding = f"all {costs.images} images are encoded, in {cached}"
     if costs.to_encode:
         encoding = (
             f"{count(costs.to_encode, 'image')} to encode, about {duration(costs.encode_seconds)} "

@@ -27,16 +27,20 @@ class Forecast:
     """What a fit is going to cost.
 
     Attributes:
-        to_encode: images whose embedding is not cached yet.
+        images: whose embeddings it needs.
+        to_encode: those of them that are not cached yet.
         encode_seconds: of those.
         train_seconds: of training, of what refining learns, and of scoring.
         disk_bytes: that the cache will grow by.
+        cached_bytes: that it holds of these images already.
     """
 
+    images: int
     to_encode: int
     encode_seconds: float
     train_seconds: float
     disk_bytes: int
+    cached_bytes: int
 
 
 def forecast(
@@ -83,7 +87,14 @@ def forecast(
         share = share_of_refining(config, len(train.objects))
         once = _seconds(lambda: fit_refiner(sam, encoded, few.objects[:4], config, share=1 / LOOKS))
         seconds += once * LOOKS * share * (2 if held_out is None else 1)
-    return Forecast(missing, encode * missing, seconds, _EMBEDDING_BYTES * missing)
+    return Forecast(
+        images=len(pairs),
+        to_encode=missing,
+        encode_seconds=encode * missing,
+        train_seconds=seconds,
+        disk_bytes=_EMBEDDING_BYTES * missing,
+        cached_bytes=_EMBEDDING_BYTES * (len(pairs) - missing),
+    )
 
 
 def _objects_and_looks(count: int, held_out: Dataset | None, config: FitConfig) -> tuple[int, int]:

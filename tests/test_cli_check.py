@@ -66,6 +66,18 @@ def test_json_is_one_object_with_all_of_it(toy_dataset):
     assert told["forecast"]["train_seconds"] > 0
 
 
+def test_what_the_search_for_copies_has_encoded_is_not_told_as_still_to_be_done(toy_dataset):
+    empty = toy_dataset / "masks" / "0.png"
+    save(empty, np.zeros(read_image(empty).shape[:2], np.uint8))
+    quick = json.loads(run("check", toy_dataset, "--quick", "--json").stdout)["forecast"]
+    assert (quick["images"], quick["to_encode"]) == (8, 6)  # two of them to time the steps
+    told = json.loads(run("check", toy_dataset, "--json").stdout)["forecast"]
+    assert (told["images"], told["to_encode"]) == (8, 1)  # the search needs none without an object
+    run("cache", "fill", toy_dataset / "images")
+    result = run("check", toy_dataset)
+    assert "all 8 images are encoded, in 17 MB of disk" in result.stdout
+
+
 def test_held_out_images_that_are_nearly_training_images_are_found(toy_dataset, tmp_path):
     add_twin(toy_dataset, "twin")
     for part in ("images", "masks"):
