@@ -58,7 +58,7 @@ class FitConfig:
     few_passes: int = 50  # over them
     empty_images: int = 32  # without an object, at most, that the presence learns from
     pmm: bool = True  # the Point Matching Module as auxiliary task
-    pmm_weight: float = 0.1  # λ, equation 3; with 1 masks are a point worse
+    pmm_weight: float = 1.0  # λ, equation 3
     pmm_rate: float = 3e-4  # learning rate of the PMM
     pmm_jitter: float = 0.2  # of the object's half size
     refiner: bool = True  # learn to refine contours afterwards (refiner_fit.py)
