@@ -140,13 +140,14 @@ def _report(
     typer.echo(f"{dataset.folder}: {dataset.describe()}")
     typer.echo(f"objects in an image: {in_image[0]} to {in_image[-1]}, median {middle}")
     typer.echo(what_fit_would_do)
-    cached = f"{costs.cached_bytes / 1e6:,.0f} MB of disk"
-    encoding = f"all {costs.images} images are encoded, in {cached}"
     if costs.to_encode:
         encoding = (
             f"{count(costs.to_encode, 'image')} to encode, about {duration(costs.encode_seconds)} "
             f"and {costs.disk_bytes / 1e6:,.0f} MB of disk"
         )
+    else:
+        cached = f"{costs.cached_bytes / 1e6:,.0f} MB of disk"
+        encoding = f"all {costs.images} images are encoded, in {cached}"
     typer.echo(f"{encoding}; training and scoring about {duration(costs.train_seconds)}")
     if not findings:
         typer.echo("nothing to look at: ready for samtune fit")
