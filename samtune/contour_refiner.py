@@ -97,15 +97,17 @@ class ContourRefiner(nn.Module):
         """Take the mean and the deviation of features from examples, as `judge` takes them.
 
         Args:
-            profiles: (B, K, PLACES, C) of any float type; all of them at once in float32 would be
-                hundreds of megabytes.
+            profiles: (B, K, PLACES, C) of any float type and on any device; all of them at once in
+                float32 would be hundreds of megabytes.
         """
         pieces = torch.split(profiles.flatten(0, -2), _AT_ONCE)
         count = profiles[..., 0].numel()
-        sums = [_bounded(some.float()).sum(dim=0) for some in pieces]
-        self.mean.copy_(torch.stack(sums).sum(dim=0) / count)
-        squares = [(_bounded(some.float()) - self.mean).square().sum(dim=0) for some in pieces]
+        mean = (
+            torch.stack([_bounded(some.float()).sum(dim=0) for some in pieces]).sum(dim=0) / count
+        )
+        squares = [(_bounded(some.float()) - mean).square().sum(dim=0) for some in pieces]
         deviation = (torch.stack(squares).sum(dim=0) / (count - 1)).sqrt()
+        self.mean.copy_(mean)
         self.deviation.copy_(deviation.clamp(min=1e-3))
 
     def judge(self, profiles: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,13 @@ def test_features_are_normalised_as_numpy_says_however_many_there_are():
     np.testing.assert_allclose(refiner.deviation, seen.std(axis=0, ddof=1), rtol=1e-5)
 
 
+def test_features_are_normalised_from_examples_on_another_device():
+    """As a GPU's are, while the module is still on the CPU; "meta" is one that is always there."""
+    refiner = ContourRefiner().to("meta")
+    refiner.normalise(torch.ones(2, 64, 17, 33))  # torch raises where one sum is of both devices
+    assert refiner.mean.device.type == refiner.deviation.device.type == "meta"
+
+
 def test_small_contours_are_searched_around_by_steps_of_the_grid():
     assert float(reach(circle(0.2), SIDE)) == pytest.approx(0.4 * REACH, rel=0.01)
     assert float(reach(circle(0.01), SIDE)) == pytest.approx(LEAST_REACH / SIDE)
