@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
-from samtune.images import is_lossy
+from samtune.images import IMAGE_SUFFIXES, is_lossy
 from samtune.input_frame import Embedding, input_size
 from samtune.masks import DatasetObject
 from samtune.sam import Sam
@@ -58,7 +58,8 @@ def check_objects(dataset: Dataset, image_size: int) -> list[Finding]:
         else []
     )
     touching, touched = _touching(dataset)
-    lossy = [pair.mask.name for pair in dataset.pairs if is_lossy(pair.mask)]
+    masks = [pair.mask for pair in dataset.pairs if pair.mask.suffix.lower() in IMAGE_SUFFIXES]
+    lossy = [mask.name for mask in masks if is_lossy(mask)]  # annotations are text
     copies = _copies(dataset)
     found = [
         Finding(

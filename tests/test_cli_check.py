@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from broken_data import NAMED_BY_FAULT, disk, save
+from broken_data import NAMED_BY_FAULT, disk, photo, save
 from command import files_in, one_error, run, use_instead_of_weights
 
 from samtune.images import read_image
@@ -44,6 +44,39 @@ def test_how_much_there_is_stands_once_in_a_terminal_and_first_in_a_pipeline(toy
     assert result.stdout.splitlines()[0] == line
     assert result.output.count(line) == 1
     assert line in run("check", toy_dataset, "--quick", "--json").stderr.splitlines()
+
+
+SQUARE = [[20, 20], [60, 20], [60, 50], [20, 50]]
+
+
+def annotated(folder, form):
+    """Two photos with a square each, as another tool writes it; returns what to give to check."""
+    folder.mkdir()
+    coco = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    for number in (0, 1):
+        save(folder / f"{number}.png", photo(number, (100, 100)))
+        flat = [value for point in SQUARE for value in point]
+        if form == "yolo":
+            shares = " ".join(str(value / 100) for value in flat)
+            (folder / f"{number}.txt").write_text(f"0 {shares}\n")
+        if form == "labelme":
+            shape = {"label": "a", "points": SQUARE, "shape_type": "polygon"}
+            content = {"shapes": [shape], "imagePath": f"{number}.png"}
+            (folder / f"{number}.json").write_text(json.dumps(content))
+        entry = {"id": number, "image_id": number, "category_id": 1, "segmentation": [flat]}
+        coco["annotations"].append(entry)
+        coco["images"].append({"id": number, "file_name": f"{number}.png"})
+    if form == "coco":
+        (folder / "coco.json").write_text(json.dumps(coco))
+    return folder / "coco.json" if form == "coco" else folder
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "labelme"])
+def test_annotations_of_other_tools_are_checked_as_masks_are(tmp_path, form):
+    result = run("check", annotated(tmp_path / "data", form))
+    assert result.exit_code == 0, result.output
+    assert "2 images with 2 objects" in result.stdout
+    assert "nothing to look at" in result.stdout
 
 
 def test_findings_are_named_with_what_to_do_and_are_no_failure(toy_dataset):
