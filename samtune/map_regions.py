@@ -44,8 +44,10 @@ class Regions:
             np.nonzero(self._bodies == body), image.original_size, image.input_size, strict=True
         ):
             to_pixels = stride * length / framed
-            first, last = places.min() * to_pixels, (places.max() + 1) * to_pixels - 1
-            ends.append((min(first, length - 1.0), min(max(first, last), length - 1.0)))
+            first = min(places.min() * to_pixels, length - 1.0)
+            last = min((places.max() + 1) * to_pixels - 1, length - 1.0)
+            # Of a pixel or less: that pixel's full width, as a box without area is no prompt.
+            ends.append((first, last) if last > first else (first - 0.5, first + 0.5))
         (y0, y1), (x0, x1) = ends
         return x0, y0, x1, y1
 

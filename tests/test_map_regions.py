@@ -6,6 +6,7 @@ import torch
 
 from samtune.input_frame import Embedding
 from samtune.map_regions import Regions
+from samtune.prompts import Prompt
 
 
 def embedding(input_size=(96, 128), original_size=(192, 256)):
@@ -39,6 +40,19 @@ def test_a_cell_that_is_half_on_an_object_moves_the_box_by_half_a_cell():
     wider = Regions(cells, embedding()).box((1, 2))
     assert wider[:2] == whole[:2]
     assert 8 <= wider[2] - whole[2] < 32
+
+
+@pytest.mark.parametrize("size", [(12, 16), (6, 8), (3, 4)])
+@pytest.mark.parametrize("cell", [(0, 0), (2, 3), (5, 7)])
+def test_a_box_in_a_small_photo_has_an_area_and_lies_on_it(size, cell):
+    """There, a place that the map is read at is half a pixel or less."""
+    cells = cover(of=[])
+    cells[cell] = 0.73
+    box = Regions(cells, embedding(original_size=size)).box(cell)
+    Prompt.of(box=box).check_inside(size)  # either raises where this is not so
+    x0, y0, x1, y1 = box
+    assert x1 - x0 <= 1
+    assert y1 - y0 <= 1
 
 
 def test_a_box_does_not_leave_the_photo():
