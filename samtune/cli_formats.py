@@ -8,6 +8,8 @@ import typer
 from samtune.shards import WHOLE_RUN, Shard
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from samtune.results import Names
     from samtune.writers import Writer
 
@@ -60,6 +62,7 @@ def open_segment_writers(
     overwrite: bool,
     quiet: bool,
     shard: Shard = WHOLE_RUN,
+    own_numbers: "Mapping[str, Mapping[str, int]] | None" = None,
 ) -> tuple["Names", dict[str, "Writer"]]:
     """Open a writer for each format; what one cannot hold is said once, on stderr."""
     from samtune.formats import open_writers
@@ -74,5 +77,5 @@ def open_segment_writers(
         said.add(sentence)
 
     names = Names(folder, keep=images)
-    target = Target(names, list(dict.fromkeys(labels)), overwrite, note, shard)
+    target = Target(names, list(dict.fromkeys(labels)), overwrite, note, shard, own_numbers or {})
     return names, open_writers(formats, target)

@@ -122,7 +122,13 @@ def refine(
     keep = [path for path, _ in work.images] + ([] if foreign else [mask])
     labels = own_label if label is not None or not foreign else _categories(mask, work)
     names, writers = open_segment_writers(
-        chosen or [work.form], output or Path(), keep, list(labels), overwrite, quiet
+        chosen or [work.form],
+        output or Path(),
+        keep,
+        list(labels),
+        overwrite,
+        quiet,
+        own_numbers={work.form: work.numbers} if labels is work.categories else {},
     )
     check_writable((output or Path()) / "mask.png")
     with Terminal(quiet) as terminal:
@@ -142,7 +148,7 @@ def _read_work(mask: Path, image: Path | None, images: Path | None, quiet: bool)
         assert image is not None
         _, objects, _ = _read_file(mask, image)
         things = tuple(thing for _, thing in objects)
-        return ForeignMasks("png", (), ((image, things),), ())
+        return ForeignMasks("png", (), {}, ((image, things),), ())
     work = read_foreign_masks(mask, image, images)
     with Terminal(quiet) as terminal:
         for skipped in work.skipped:

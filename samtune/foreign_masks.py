@@ -4,6 +4,7 @@ A data set (dataset.py) is what to learn from, and has to be whole. Here one fil
 the user may say which image it is of.
 """
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,14 @@ class ForeignMasks:
     Args:
         form: "coco", "yolo" or "labelme".
         categories: their names; an object's label counts them from 1 on.
+        numbers: the classes' own numbers by name; none in LabelMe's, which has but names.
         images: files, each with its objects in the order of the annotations.
         skipped: what was left out, and why.
     """
 
     form: str
     categories: tuple[str, ...]
+    numbers: dict[str, int]
     images: tuple[tuple[Path, tuple[DatasetObject, ...]], ...]
     skipped: tuple[Skipped, ...]
 
@@ -65,9 +68,20 @@ def read_foreign_masks(
     return ForeignMasks(
         annotations.form,
         tuple(annotations.categories.values()),
+        _numbers(annotations),
         tuple((pair.image, tuple(objects[i])) for i, pair in enumerate(loaded.pairs)),
         loaded.skipped,
     )
+
+
+def _numbers(annotations: Annotations) -> dict[str, int]:
+    """The ids of categories by name, where all of them are numbers; of one name, the first."""
+    numbers: dict[str, int] = {}
+    for key, name in annotations.categories.items():
+        if annotations.form == "labelme" or not re.fullmatch("[0-9]{1,18}", key):
+            return {}
+        numbers.setdefault(name, int(key))
+    return numbers
 
 
 def _read(path: Path, image: Path | None, image_folder: Path | None) -> Annotations:

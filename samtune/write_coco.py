@@ -30,6 +30,7 @@ class Coco(Writer):
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._path = target.take_annotations(target.shard.stem("coco"), "json")
+        self._numbers = target.numbers("coco", first=1)
         self._spools: tuple[IO[str], IO[str]] | None = None  # of images and annotations
         self._id_of: dict[Path, int] = {}
         self._file_names: set[str] = set()
@@ -45,7 +46,7 @@ class Coco(Writer):
         """Note an image and its objects; an empty mask is no object."""
         height, width = pixels.shape[:2]
         objects = [
-            {"category_id": self.target.labels.index(result.label) + 1, **_described(result)}
+            {"category_id": self._numbers[result.label], **_described(result)}
             for result in results
             if result.area
         ]
@@ -72,7 +73,7 @@ class Coco(Writer):
         about = {"description": "Made by samtune", "version": __version__}
         categories = [
             {"id": number, "name": label, "supercategory": ""}
-            for number, label in enumerate(self.target.labels, start=1)
+            for label, number in self._numbers.items()
         ]
         with (
             self._spools[0] as images,

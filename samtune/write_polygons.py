@@ -29,6 +29,7 @@ from samtune.writers import Image, ImageFiles, Target
 
 _SVG_COLOURS = ("#0072b2", "#e69f00", "#cc79a7", "#56b4e9", "#f0e442")  # Okabe and Ito, as overlay
 _LABELME_VERSION = "6.3.1"  # whose reader this was written against; shape "mask" since 5.3
+_MOST_CLASSES = 99_999  # what a list with a line for each number may come to
 _NEAR_POINTS = 64  # of a contour, when another one looks for a short way to it
 
 
@@ -53,12 +54,21 @@ class Yolo(ImageFiles):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
+        self._numbers = target.numbers("yolo", first=0)
+        named = dict(sorted((number, label) for label, number in self._numbers.items()))
+        if (most := max(named)) > _MOST_CLASSES:
+            raise OutputError(
+                f"the class {most} is too high a number for YOLO's list of classes: give all "
+                "objects one with --label NAME, or choose another --format."
+            )
         numbered = "".join(
             f"  {number}: {json.dumps(label, ensure_ascii=False)}\n"
-            for number, label in enumerate(target.labels)
+            for number, label in named.items()
         )
+        # A line a number: one that has no class stands for itself.
+        in_lines = "".join(f"{named.get(number, number)}\n" for number in range(most + 1))
         self._lists = [  # written with the first image
-            self._take_list("classes", "txt", "".join(f"{label}\n" for label in target.labels)),
+            self._take_list("classes", "txt", in_lines),
             self._take_list("data", "yaml", f"names:\n{numbered}"),
         ]
 
@@ -89,8 +99,8 @@ class Yolo(ImageFiles):
                     "lines of no width (some tools draw them one pixel wide)"
                 )
             shares = (_one_contour(polygons) / size).ravel()
-            number = self.target.labels.index(result.label)
-            lines += " ".join([str(number), *(f"{share:.6f}" for share in shares)]) + "\n"
+            number = str(self._numbers[result.label])
+            lines += " ".join([number, *(f"{share:.6f}" for share in shares)]) + "\n"
         _write_text(path, lines)
 
 

@@ -6,8 +6,8 @@ once an image then grows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +34,8 @@ class Target:
             corrected by hand, and hours of work would be gone.
         note: told, in a sentence, what a format cannot hold; the same sentence may come again.
         shard: which part of a run this is: files that span all images have it in their name.
+        own_numbers: by format, the numbers that classes have in files of that format which these
+            masks come from, by their names.
     """
 
     names: Names
@@ -41,6 +43,12 @@ class Target:
     overwrite: bool
     note: Callable[[str], None]
     shard: Shard = WHOLE_RUN
+    own_numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def numbers(self, form: str, first: int) -> dict[str, int]:
+        """The number of each class in a format: its own, or else counted from `first` on."""
+        counted = {label: number for number, label in enumerate(self.labels, start=first)}
+        return dict(self.own_numbers.get(form) or counted)
 
     def take_annotations(self, stem: str, ending: str) -> Path:
         """Name a file that people also edit.

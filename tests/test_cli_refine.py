@@ -6,6 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import yaml
 from command import files_in, one_error, photo, run, use_instead_of_weights, write_adapter
 from PIL import Image
 
@@ -221,7 +222,7 @@ def test_annotations_that_exist_are_not_replaced_unasked(workplace):
     assert np.array_equal(mask, np.roll(LEFT, 5, axis=0))
 
 
-def test_categories_keep_their_names_and_their_order(workplace):
+def test_categories_keep_their_names_their_order_and_their_ids(workplace):
     square = [[5, 5, 25, 5, 25, 23, 5, 23]]
     entries = [
         {"id": i, "image_id": 1, "category_id": c, "segmentation": square, "iscrowd": 0}
@@ -237,6 +238,45 @@ def test_categories_keep_their_names_and_their_order(workplace):
     assert [one["label"] for one in told] == ["dog", "cat"]
     written = json.loads((workplace / "out/coco.json").read_text())
     assert [one["name"] for one in written["categories"]] == ["cat", "dog"]
+    assert [one["id"] for one in written["categories"]] == [4, 7]
+    assert [one["category_id"] for one in written["annotations"]] == [7, 4]
+    # Ids of COCO are no classes of YOLO, which count from 0 on without a gap.
+    assert run("refine", "c.json", *FOREIGN, "-f", "yolo").exit_code == 0
+    assert numbers_in(workplace / "out/a.txt") == [1, 0]
+
+
+def numbers_in(path):
+    """The classes of a YOLO file's lines."""
+    return [int(line.split()[0]) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("names", [{}, {0: "person", 2: "car", 7: "truck", 8: "bus"}])
+@pytest.mark.parametrize("alone", [True, False], ids=["a file", "a folder"])
+def test_yolo_classes_keep_their_numbers(workplace, names, alone):
+    """A number is all that a line says about its class; data.yaml may lie elsewhere."""
+    (workplace / "data").mkdir()
+    shutil.copy("a.png", "data/a.png")
+    square = "0.1 0.1 0.4 0.1 0.4 0.4 0.1 0.4\n"
+    (workplace / "data/a.txt").write_text(f"7 {square}2 {square}")
+    if names:
+        (workplace / "data/data.yaml").write_text(yaml.safe_dump({"names": names}))
+    words = ["data/a.txt", "--image", "data/a.png"] if alone else ["data"]
+    assert run("refine", *words, *FOREIGN).exit_code == 0
+    assert numbers_in(workplace / "out/a.txt") == [7, 2]
+    written = yaml.safe_load((workplace / "out/data.yaml").read_text())["names"]
+    assert written == (names or {2: "2", 7: "7"})
+    lines = (workplace / "out/classes.txt").read_text().splitlines()
+    assert [lines[number] for number in written] == list(written.values())
+    assert run("refine", *words, *FOREIGN, "--label", "x", "--overwrite").exit_code == 0
+    assert numbers_in(workplace / "out/a.txt") == [0, 0]
+
+
+def test_a_yolo_class_of_a_huge_number_makes_no_huge_list(workplace):
+    (workplace / "m.txt").write_text("999999999 0.1 0.1 0.4 0.1 0.4 0.4 0.1 0.4\n")
+    assert "999999999 is too high" in one_error(
+        run("refine", "m.txt", "--image", "a.png", *FOREIGN)
+    )
+    assert not (workplace / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["a\nb", "", " ", "\ud800", "\x1b[2J"])
