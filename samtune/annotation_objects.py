@@ -1,8 +1,6 @@
 """From annotations to the objects of a data set: shapes drawn one at a time, checked, packed."""
 
 import difflib
-import hashlib
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,7 @@ from samtune.annotations import AnnotatedImage, Annotations, Shape, listed
 from samtune.errors import DatasetError, ImageError
 from samtune.images import image_size
 from samtune.mask_files import Loaded, sha256_of, unreadable
-from samtune.masks import DatasetObject, LabelReading, Meaning, objects_in
+from samtune.masks import DatasetObject, LabelReading, Meaning, digest_of, objects_in
 from samtune.pairs import Fault, Pair, Pairing, Skipped, faults_error, in_pixels
 from samtune.words import count
 
@@ -53,7 +51,7 @@ def load_annotations(
             drawn = _drawn(one, wanted, size, len(kept), number_of, found)
             new = _as_meant(drawn, reading, one, found)
             if new:
-                digests = (sha256_of(one.image), _digest(new))
+                digests = (sha256_of(one.image), digest_of(new))
                 kept.append((Pair(one.image, one.source), size, digests))
                 things += new
             elif not drawn:
@@ -129,15 +127,6 @@ def _as_meant(
         reason = f"{count(specks, 'speck')} too small to be an object"
         found.skipped.append(Skipped(one.image, reason))
     return objects
-
-
-def _digest(things: list[DatasetObject]) -> str:
-    """SHA-256 of the objects' pixels, which do not depend on names or on the format."""
-    digest = hashlib.sha256()
-    for thing in things:
-        digest.update(repr((thing.size, thing.box, thing.label)).encode())
-        digest.update(zlib.decompress(thing.bits))
-    return digest.hexdigest()
 
 
 def _chosen_category(place: Path, annotations: Annotations, wanted: str) -> str:

@@ -18,7 +18,7 @@ from samtune.annotations import Annotations
 from samtune.errors import DatasetError
 from samtune.evenly import evenly
 from samtune.mask_files import load_mask_files
-from samtune.masks import DatasetObject, LabelReading, Meaning, class_number
+from samtune.masks import DatasetObject, LabelReading, Meaning, class_number, digest_of
 from samtune.pairs import Pair, Skipped, has_masks, in_pixels, not_permitted
 from samtune.read_coco import read_coco
 from samtune.read_labelme import labelme_files, read_labelme
@@ -133,6 +133,11 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of the files' contents: the same whatever the files' names and order."""
         return hashlib.sha256("\n".join(sorted(map("".join, self.digests))).encode()).hexdigest()
+
+    def fingerprint_in_order(self) -> str:
+        """SHA-256 of the images and objects in their order, and so of what was taken for one."""
+        images = (image for image, _ in self.digests)
+        return hashlib.sha256("\n".join([*images, digest_of(self.objects)]).encode()).hexdigest()
 
     def describe(self) -> str:
         """How many images and objects of which sizes, in a few words."""

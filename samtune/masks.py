@@ -11,10 +11,11 @@ together and read in one way:
 Of any foreground, "components" makes every connected part an object.
 """
 
+import hashlib
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +105,15 @@ class DatasetObject:
         packed = np.frombuffer(zlib.decompress(self.bits), dtype=np.uint8)
         count = (y1 - y0) * (x1 - x0)
         return np.unpackbits(packed, count=count).reshape(y1 - y0, x1 - x0).astype(bool)
+
+
+def digest_of(things: Iterable[DatasetObject]) -> str:
+    """SHA-256 of objects' pixels in their order, which does not depend on names or the format."""
+    digest = hashlib.sha256()
+    for thing in things:
+        digest.update(repr((thing.size, thing.box, thing.label)).encode())
+        digest.update(zlib.decompress(thing.bits))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -68,12 +68,6 @@ def share_of_box(box: NDArray[np.float32], embedding: Embedding) -> Share:
     return np.outer(rows, columns).astype(np.float32)
 
 
-def share_of_target(one: Supervision, embedding: Embedding) -> Share:
-    """How much of each cell a training object covers."""
-    rows, columns = cells_inside(embedding)
-    return one.cell_shares()[:rows, :columns]
-
-
 def draw_annotation(
     one: Supervision, embedding: Embedding, kind: Annotation, rng: np.random.Generator
 ) -> Share:
@@ -89,7 +83,7 @@ def draw_annotation(
         (rows, columns); what vanishes in the grid, `vanishes` tells.
     """
     if kind == "mask":
-        return share_of_target(one, embedding)
+        return one.inner_shares()
     if kind == "box":
         return share_of_box(jitter_boxes(one.box, rng), embedding)
     count = int(rng.integers(1, _MOST + 1))
@@ -97,7 +91,7 @@ def draw_annotation(
         return share_of_points(rng.choice(one.clicks, count), embedding)
     paths = [rng.choice(one.clicks, int(rng.integers(2, _TURNS + 2))) for _ in range(count)]
     drawn = together([share_of_scribble(path, embedding) for path in paths])
-    return drawn * (share_of_target(one, embedding) > 0)  # nobody scribbles across a gap
+    return drawn * (one.inner_shares() > 0)  # nobody scribbles across a gap
 
 
 def together(shares: Sequence[Share]) -> Share:

@@ -153,6 +153,11 @@ class Supervision:
         shares: NDArray[np.float32] = self._blocks().mean(axis=1, dtype=np.float32) / 255
         return shares.reshape(self.grid, self.grid)
 
+    def inner_shares(self) -> NDArray[np.float32]:
+        """As `cell_shares`, of the cells whose centre lies in the image; at least 1 × 1."""
+        rows, columns = (max(1, round(length / STRIDE)) for length in self.frame)
+        return self.cell_shares()[:rows, :columns]
+
     def on_object(self) -> NDArray[np.bool_]:
         """Which logits are on the object, (4 · grid, 4 · grid)."""
         return self._shares() > 127

@@ -146,8 +146,8 @@ def fit(
         "settings": asdict(config),
         "base": sam.decoder_fingerprint,
         "encoder": sam.encoder_fingerprint,
-        "train": train.fingerprint(),
-        "val": None if val is None else val.fingerprint(),
+        "train": train.fingerprint_in_order(),
+        "val": None if val is None else val.fingerprint_in_order(),
         "empty": len(without),
     }
     if any(other != identity for other in processes.together([identity])):

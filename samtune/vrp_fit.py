@@ -126,8 +126,8 @@ def fit_vrp(
         "settings": asdict(config),
         "base": sam.decoder_fingerprint,
         "encoder": sam.encoder_fingerprint,
-        "train": train.fingerprint(),
-        "val": val.fingerprint(),
+        "train": train.fingerprint_in_order(),
+        "val": val.fingerprint_in_order(),
         "classes": classes,
     }
     if resume and state_path.is_file():
@@ -190,7 +190,7 @@ def supervised_targets(
     return [
         Target(thing.label, replace(one, image_index=one.image_index + first))
         for thing, one in zip(dataset.objects, supervised, strict=True)
-        if one.cell_shares().max() >= LEAST_SHARE
+        if one.inner_shares().max() >= LEAST_SHARE
     ]
 
 

@@ -21,7 +21,7 @@ from samtune.learner import EncodedImages
 from samtune.losses import MaskScores, score_logits
 from samtune.precision import cells_type, computing
 from samtune.prompts import Prompt
-from samtune.reference_cells import Marked, draw_annotation, share_of_target, vanishes
+from samtune.reference_cells import Marked, draw_annotation, vanishes
 from samtune.reference_prompting import (
     ReferencePrompting,
     dense_prompt,
@@ -117,7 +117,7 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
             kind = self.config.annotations[int(rng.integers(len(self.config.annotations)))]
             share = draw_annotation(one, embedding, kind, rng)
             if vanishes(share):
-                share = share_of_target(one, embedding)
+                share = one.inner_shares()
             references.append(Marked(embedding, share))
         return members[chosen[0]], references
 
@@ -126,7 +126,7 @@ class VrpLearner(Stepwise[VisualReferencePrompts]):
         marked = []
         for one in evenly(self.classes[label], self.config.own_references):
             embedding = self._embedding(one)
-            marked.append(Marked(embedding, share_of_target(one, embedding)))
+            marked.append(Marked(embedding, one.inner_shares()))
         return marked
 
     def method(self, label: int | None) -> ReferencePrompting:

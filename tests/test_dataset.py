@@ -437,6 +437,22 @@ def test_the_fingerprint_knows_which_mask_belongs_to_which_image(tmp_path):
     assert one.fingerprint() != other.fingerprint()
 
 
+def test_the_fingerprint_in_order_knows_what_was_taken_for_an_object_and_where(tmp_path):
+    folder = healthy(tmp_path / "data", 2)
+    labels = disk(1)
+    labels[:3, :3] = 2
+    save(folder / "masks" / "0.png", labels)
+    save(folder / "masks" / "1.png", disk(1))
+    readings = [load_dataset(folder, class_id=number) for number in (1, 2)]
+    readings += [load_dataset(folder, objects=meaning) for meaning in ("instances", "mask")]
+    readings += [load_dataset(folder), load_dataset(folder).subset([1, 0])]
+    prints = [one.fingerprint_in_order() for one in readings]
+    assert len(set(prints)) == len(prints) - 1  # instances are what is taken without a word
+    assert prints[2] == prints[4]
+    shutil.copytree(folder, tmp_path / "copy")
+    assert load_dataset(tmp_path / "copy").fingerprint_in_order() == prints[4]
+
+
 # --- mirror images ------------------------------------------------------------------------------
 
 

@@ -11,7 +11,6 @@ from samtune.reference_cells import (
     share_of_box,
     share_of_points,
     share_of_scribble,
-    share_of_target,
     together,
     vanishes,
 )
@@ -75,7 +74,7 @@ def test_annotations_drawn_in_training_are_on_the_object(ring, kind):
     image, rng = embedding(size=(96, 128)), np.random.default_rng(0)
     one = Supervision.of(ring, 128, rng)
     true = covered_share(ring.mask(), image)
-    np.testing.assert_allclose(share_of_target(one, image), true, atol=0.01)
+    np.testing.assert_allclose(one.inner_shares(), true, atol=0.01)
     seen = set()
     for _ in range(20):
         share = draw_annotation(one, image, kind, rng)

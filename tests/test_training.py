@@ -18,6 +18,7 @@ from samtune.encoding import encode_all
 from samtune.errors import SamtuneError
 from samtune.evaluation import Scores, score_objects
 from samtune.images import read_image
+from samtune.masks import DatasetObject
 from samtune.obedience import measure_obedience
 from samtune.pairs import Pair
 from samtune.predictor import Predictor
@@ -405,6 +406,18 @@ def test_without_resume_a_fit_starts_anew_whatever_is_left_from_before(run, whol
 
 def test_resuming_with_nothing_to_resume_starts_from_the_beginning(run, whole):
     assert same(run(resume=True), whole)
+
+
+def test_resuming_a_fit_of_other_objects_in_the_same_files_is_refused(run, data, state):
+    """Of another class, or of an image's parts: files say nothing of that."""
+    train, _ = data
+    with pytest.raises(KeyboardInterrupt):
+        run(state_path=state, on_progress=interrupt("train", 6))
+    others = tuple(
+        DatasetObject.of(one.mask()[::-1], one.image_index, one.label) for one in train.objects
+    )
+    with pytest.raises(SamtuneError, match=r"state\.resume .*other train: .*--resume"):
+        run(train=replace(train, objects=others), state_path=state, resume=True)
 
 
 def test_resuming_another_fit_is_refused_by_name(run, data, state, whole):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from broken_data import photo, save
 
 from samtune.adapter import Adapter, AdapterInfo, Base
 from samtune.config import VrpConfig
@@ -104,6 +105,19 @@ def test_a_class_in_one_image_alone_is_no_episode(start):
     for number in range(10):
         target, _ = learner.draw_episode(np.random.default_rng(number))
         assert target in learner.classes[1]
+
+
+@pytest.mark.parametrize(("top", "kept"), [(112, 0), (60, 1)])
+def test_an_object_in_the_cells_at_the_border_that_are_cut_off_is_left_out(
+    tiny_sam, tmp_path, top, kept
+):
+    """119 px are 7 rows of cells and 7 px more, which are no part of a reference."""
+    mask = np.zeros((119, 128), dtype=np.uint8)
+    mask[top : top + 7, 40:80] = 255
+    save(tmp_path / "a.bmp", photo(0, mask.shape))
+    save(tmp_path / "a.png", mask)
+    rng = np.random.default_rng(0)
+    assert len(supervised_targets(load_dataset(tmp_path), tiny_sam, rng)) == kept
 
 
 def test_cells_that_are_left_out_are_stood_for(start):
