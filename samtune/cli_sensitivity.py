@@ -73,7 +73,7 @@ def sensitivity(
     """
     from samtune.adapter import Adapter
     from samtune.embeddings import EmbeddingCache
-    from samtune.images import read_image, write_image
+    from samtune.images import check_image_format, read_image, write_image
     from samtune.predictor import Predictor
     from samtune.sensitivity import grid_of_clicks, in_object_and_ring, score_clicks
     from samtune.sensitivity_map import Panel, draw_sensitivity
@@ -86,6 +86,7 @@ def sensitivity(
     targets = _read_targets(mask, image, (pixels.shape[0], pixels.shape[1]), class_id, objects)
     if output.resolve() in {path.resolve() for path in (image, mask, *paths)}:
         raise OutputError(f"{output} is what is read: give the picture another name with -o.")
+    check_image_format(output)
     check_writable(output)
     with Terminal(quiet) as terminal:
         sam = open_sam(terminal, checkpoint, device)
@@ -138,7 +139,13 @@ def _read_targets(
 ) -> list["NDArray[np.bool_]"]:
     """The objects of a mask file, read as those of a data set with this one file."""
     from samtune.images import read_labels
-    from samtune.masks import class_number, count_values, decide_reading, objects_in
+    from samtune.masks import (
+        class_number,
+        count_values,
+        decide_reading,
+        objects_in,
+        solid_values,
+    )
 
     labels = read_labels(path)
     if labels.shape != size:
@@ -147,7 +154,8 @@ def _read_targets(
             f"{size[1]}×{size[0]} px: give the mask of this image, at full size."
         )
     counts, number = count_values(labels), class_number(path, class_id)
-    found, _ = objects_in(labels, decide_reading([counts], objects, number), image_index=0)
+    reading = decide_reading([counts], objects, number, solid=solid_values(labels))
+    found, _ = objects_in(labels, reading, image_index=0)
     if not found and number is not None and counts:
         occurring = ", ".join(map(str, sorted(counts)[:20]))
         raise ImageError(f"class {number} does not occur in {path}; these do: {occurring}.")

@@ -149,9 +149,18 @@ def write_image(path: Path, rgb: npt.NDArray[np.uint8]) -> None:
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"an image is (H, W, 3) uint8, not {rgb.shape} {rgb.dtype}")
+    check_image_format(path)
+    _write(path, Image.fromarray(rgb))
+
+
+def check_image_format(path: Path) -> None:
+    """Make sure that a path's suffix is one of an image format.
+
+    Raises:
+        OutputError: it is not.
+    """
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise OutputError(f"{path} names no image format: end it in {FORMATS_IN_WORDS}.")
-    _write(path, Image.fromarray(rgb))
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.uint8 | np.uint16]) -> None:

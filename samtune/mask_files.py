@@ -23,6 +23,7 @@ from samtune.masks import (
     count_values,
     decide_reading,
     objects_in,
+    solid_values,
 )
 from samtune.pairs import (
     Fault,
@@ -49,6 +50,7 @@ class Loaded:
     skipped: tuple[Skipped, ...]
     reading: LabelReading
     empty: tuple[Pair, ...] = ()
+    categories: tuple[str, ...] = ()
 
 
 def load_mask_files(
@@ -75,7 +77,8 @@ def load_mask_files(
             on_progress(done, len(pairing.pairs))
     if pairing.faults:
         raise faults_error(folder, pairing)
-    reading = decide_reading([file.counts for file in files], objects, class_id)
+    solid = set().union(*(file.solid for file in files))
+    reading = decide_reading([file.counts for file in files], objects, class_id, solid=solid)
     kept: list[_PairOfFiles] = []
     found: list[DatasetObject] = []
     empty: list[Pair] = []
@@ -124,6 +127,7 @@ class _PairOfFiles:
     size: tuple[int, int]
     digests: tuple[str, str]
     counts: Counter[int]
+    solid: set[int]
     packed_labels: bytes  # compressed to a few KB: the decision what they mean comes later
     label_type: np.dtype[Any]
 
@@ -155,7 +159,8 @@ def _read(pair: Pair, pairing: Pairing) -> list[_PairOfFiles]:
         return []
     digests = (sha256_of(pair.image), sha256_of(pair.mask))
     packed = zlib.compress(labels.tobytes(), level=1)
-    return [_PairOfFiles(pair, size, digests, count_values(labels), packed, labels.dtype)]
+    counts, solid = count_values(labels), solid_values(labels)
+    return [_PairOfFiles(pair, size, digests, counts, solid, packed, labels.dtype)]
 
 
 def _no_objects(folder: Path, counts: list[Counter[int]], class_id: int | None) -> DatasetError:

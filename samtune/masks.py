@@ -15,7 +15,7 @@ import hashlib
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -172,8 +172,28 @@ def count_values(labels: Labels) -> Counter[int]:
     return Counter({value: count for value, count in pixels if value > 0})
 
 
+def solid_values(labels: Labels) -> set[int]:
+    """Which numbers fill 3 × 3 pixels somewhere in a mask, as nearly every object does.
+
+    Example:
+        >>> labels = np.zeros((4, 6), dtype=np.uint8)
+        >>> labels[:, 3:], labels[:, 2] = 255, 128
+        >>> solid_values(labels)
+        {255}
+    """
+    same = (labels[1:] == labels[:-1])[:, 1:] & (labels[:, 1:] == labels[:, :-1])[1:]
+    same &= (labels[1:] == labels[:-1])[:, :-1]  # 2 × 2 pixels that are alike
+    middles = labels[1:-1, 1:-1]
+    solid = same[:-1, :-1] & same[:-1, 1:] & same[1:, :-1] & same[1:, 1:] & (middles > 0)
+    return set(np.unique(middles[solid]).tolist())
+
+
 def decide_reading(
-    counts: Sequence[Counter[int]], meaning: Meaning | None = None, class_id: int | None = None
+    counts: Sequence[Counter[int]],
+    meaning: Meaning | None = None,
+    class_id: int | None = None,
+    *,
+    solid: Collection[int] | None = None,
 ) -> LabelReading:
     """Decide what the numbers mean, from all masks of a data set together.
 
@@ -183,13 +203,14 @@ def decide_reading(
         counts: one count_values a mask.
         meaning: what the user says is one object, or None to decide by the numbers.
         class_id: the number that is the target; other numbers are other classes.
+        solid: the solid_values of all masks, if they are known.
     """
     if class_id is not None:
         return LabelReading(meaning or "mask", class_id=class_id)
     total: Counter[int] = Counter()
     for count in counts:
         total.update(count)
-    if meaning != "instances" and _is_smeared(total):
+    if meaning != "instances" and _is_smeared(total, solid):
         note = "masks with smeared edges: values from 128 to 255 are the object"
         return LabelReading(meaning or "mask", threshold=128, note=note)
     both = any({1, 255} <= set(count) for count in counts)
@@ -236,9 +257,20 @@ def objects_in(
     return large, len(objects) - len(large)
 
 
-def _is_smeared(total: Counter[int]) -> bool:
-    """Whether these are 0/255 masks with soft edges: mostly 255, and a little of many others."""
-    return max(total, default=0) == 255 and len(total) > 8 and 2 * total[255] > total.total()
+def _is_smeared(total: Counter[int], solid: Collection[int] | None) -> bool:
+    """Whether these are 0/255 masks with soft edges.
+
+    Either mostly 255 and a little of many others, or of no other number more than a thin line, as
+    of small and thin objects that were scaled.
+    """
+    if max(total, default=0) != 255 or set(total) <= {1, 255}:
+        return False
+    if solid is not None and set(solid) <= {255}:
+        numbers = sorted(set(total) - {255})
+        are_labels = numbers == list(range(1, len(numbers) + 1))  # of dots, and 255 is one of them
+        if not are_labels or total[255] > max(total[number] for number in numbers):
+            return True
+    return len(total) > 8 and 2 * total[255] > total.total()
 
 
 def _each_number(labels: Labels, image_index: int) -> list[DatasetObject]:

@@ -137,3 +137,9 @@ def test_what_is_read_is_never_overwritten(toy_dataset):
         before = path.read_bytes()
         assert str(path) in one_error(run("sensitivity", image, "--mask", mask, "-o", path))
         assert path.read_bytes() == before
+
+
+def test_a_name_of_no_image_format_is_found_before_any_work(image, mask, monkeypatch):
+    monkeypatch.setattr("samtune.sam.load_sam", lambda *a: pytest.fail("loaded"))
+    words = ["sensitivity", image, "--mask", mask, "-o", "map.pdf"]
+    assert "map.pdf names no image format" in one_error(run(*words))

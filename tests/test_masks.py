@@ -2,13 +2,23 @@
 
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
+from PIL.Image import Resampling
 
-from samtune.masks import DatasetObject, LabelReading, count_values, decide_reading, objects_in
+from samtune.masks import (
+    DatasetObject,
+    LabelReading,
+    count_values,
+    decide_reading,
+    objects_in,
+    solid_values,
+)
 
 SIDES = st.integers(1, 12)
 MASKS = arrays(bool, st.tuples(SIDES, SIDES))
@@ -16,6 +26,54 @@ MASKS = arrays(bool, st.tuples(SIDES, SIDES))
 
 def _meaning(*values_of_masks: set[int]) -> str:
     return decide_reading([Counter(dict.fromkeys(v, 10)) for v in values_of_masks]).meaning
+
+
+@given(arrays(np.uint8, st.tuples(SIDES, SIDES), elements=st.integers(0, 2)))
+@settings(max_examples=100, deadline=None)
+def test_solid_values_are_those_that_opencv_erodes_to_something(labels):
+    kept = {
+        value
+        for value in (1, 2)
+        if cv2.erode((labels == value).astype(np.uint8), np.ones((3, 3)), borderValue=0).any()
+    }
+    assert solid_values(labels) == kept
+
+
+def drawn(kind):
+    """A mask at twice the size, 0 and 255: a plate, a crack of 4 px, or dots of 9 px."""
+    mask = np.zeros((200, 300), np.uint8)
+    if kind == "plate":
+        cv2.ellipse(mask, (150, 100), (120, 60), 20, 0, 360, 255, -1)
+    if kind == "crack":
+        cv2.polylines(mask, [np.array([(10, 20), (150, 90), (280, 180)])], False, 255, 4)
+    if kind == "dots":
+        for x, y in np.random.default_rng(0).integers(10, 190, (30, 2)):
+            cv2.circle(mask, (int(x), int(y)), 4, 255, -1)
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["plate", "crack", "dots"])
+@pytest.mark.parametrize("scale", [0.5, 0.4])
+@pytest.mark.parametrize("way", [Resampling.BOX, Resampling.BILINEAR, Resampling.BICUBIC])
+def test_masks_that_were_scaled_with_soft_edges_are_no_labels(kind, scale, way):
+    size = (round(300 * scale), round(200 * scale))
+    soft = np.asarray(Image.fromarray(drawn(kind)).resize(size, way))
+    reading = decide_reading([count_values(soft)], solid=solid_values(soft))
+    assert (reading.meaning, reading.threshold) == ("mask", 128)
+    assert "smeared" in reading.note
+
+
+@pytest.mark.parametrize("spread", [1, 5, 85], ids=["1, 2, 3", "5, 10, 15", "85, 170, 255"])
+def test_labels_of_small_things_are_labels_whatever_their_numbers(spread):
+    labels = np.zeros((40, 60), np.uint8)
+    for number in (1, 2, 3):
+        labels[10 * number : 10 * number + 3, 5:8] = number * spread
+    reading = decide_reading([count_values(labels)], solid=solid_values(labels))
+    assert reading.meaning == "instances"
+    dots = np.zeros((40, 600), np.uint8)
+    dots[5, ::2][:255] = np.arange(1, 256)  # a pixel each
+    reading = decide_reading([count_values(dots)], solid=solid_values(dots))
+    assert (reading.meaning, reading.threshold) == ("instances", 1)
 
 
 @given(MASKS)
