@@ -92,6 +92,14 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def by_its_name(path: Path) -> Path:
+    """The absolute path with links in its folders followed, and its own name as it is.
+
+    A file that is a link, as git-annex and DVC have them, is called so by whoever names it.
+    """
+    return path.parent.resolve() / path.name
+
+
 def check_name(path: Path) -> None:
     """Make sure that a file may be called so, before others are written.
 

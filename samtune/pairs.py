@@ -27,6 +27,14 @@ _LAYOUTS = (
     "YOLO or LabelMe files, or one COCO file"
 )
 _MASK_ENDING = "_mask"
+OWN_ENDINGS = (  # of pictures that samtune makes: no photos to be segmented next time
+    ".mask.png",
+    ".instances.png",
+    ".cutout.png",
+    ".refined.png",
+    ".overlay.jpg",
+    ".sensitivity.png",
+)
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})  # beside hidden files, as .DS_Store is one
 
 NO_MASK = (
@@ -135,7 +143,8 @@ def _seen_from(folder: Path, path: Path) -> str:
 def find_images(places: Iterable[Path]) -> list[Path]:
     """The images that are named, and all images below folders that are.
 
-    Hidden files and folders are passed over without a word.
+    Hidden files and folders are passed over without a word, and so are samtune's own pictures; of
+    a folder with images/ and masks/, it is images/ that counts.
 
     Args:
         places: files, which are taken for images whatever they are, and folders.
@@ -151,14 +160,17 @@ def find_images(places: Iterable[Path]) -> list[Path]:
         if not _is_folder(place):
             found.append(place)
             continue
+        of_pairs = (place / "images").is_dir() and (place / "masks").is_dir()
+        folder = place / "images" if of_pairs else place
         below = [
             path
-            for path in place.rglob("*")
+            for path in folder.rglob("*")
             if path.suffix.lower() in IMAGE_SUFFIXES
+            and not path.name.lower().endswith(OWN_ENDINGS)
             and not any(part.startswith(".") for part in path.relative_to(place).parts)
         ]
         if not below:
-            raise DatasetError(f"{place} has no images in it ({FORMATS_IN_WORDS}).")
+            raise DatasetError(f"{folder} has no images in it ({FORMATS_IN_WORDS}).")
         found += sorted(below)
     return found
 

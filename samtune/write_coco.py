@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from samtune import __version__
-from samtune.files import atomic_write
+from samtune.files import atomic_write, by_its_name
 from samtune.results import Result
 from samtune.rle import encode_rle
 from samtune.write_polygons import corner_polygons
@@ -57,6 +57,7 @@ class Coco(Writer):
         if self._spools is None:
             self._spools = _spool(), _spool()
         images, annotations = self._spools
+        image = by_its_name(image)
         if image not in self._id_of:
             self._id_of[image] = self.target.shard.number(len(self._id_of) + 1)
             entry = {"id": self._id_of[image], "file_name": self._file_name(image)}
@@ -89,10 +90,9 @@ class Coco(Writer):
 
     def _file_name(self, image: Path) -> str:
         """Seen from coco.json's folder, or the name with as many folders as tell it apart."""
-        whole = image.resolve()
         folder = self._path.parent.resolve()
-        name = whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else whole.name
-        for parent in whole.parents:
+        name = image.relative_to(folder).as_posix() if image.is_relative_to(folder) else image.name
+        for parent in image.parents:
             if name not in self._file_names:
                 break
             name = f"{parent.name}/{name}"

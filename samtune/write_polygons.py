@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 
 from samtune.errors import OutputError
-from samtune.files import atomic_write, is_there
+from samtune.files import atomic_write, by_its_name, is_there
 from samtune.outlines import mask_to_outlines
 from samtune.polygons import Polygon
 from samtune.results import Result
@@ -256,10 +256,11 @@ def _boxed_mask(result: Result) -> dict[str, Any]:
 
 def _relative(image: Path, folder: Path) -> str:
     """The image as seen from a folder; by its whole path where they share no drive."""
+    whole = by_its_name(image)
     try:
-        return Path(os.path.relpath(image.resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(whole, folder.resolve())).as_posix()
     except ValueError:
-        return image.resolve().as_posix()
+        return whole.as_posix()
 
 
 def _feature(result: Result) -> dict[str, Any]:

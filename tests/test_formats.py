@@ -24,6 +24,8 @@ from test_polygons import LATTICE, RING
 
 from samtune.errors import OutputError
 from samtune.formats import FORMATS, open_writers
+from samtune.images import IMAGE_SUFFIXES
+from samtune.pairs import OWN_ENDINGS
 from samtune.prompts import Prompt
 from samtune.results import Names, Result
 from samtune.writers import Target
@@ -459,3 +461,28 @@ def test_more_objects_than_a_label_image_has_numbers_are_an_error(tmp_path):
         cv2.imwrite(str(path), np.full(RING.shape, 65_535, np.uint16))  # as if there were so many
         with pytest.raises(OutputError, match=r"65,535 objects.*coco"):
             write("a.jpg", [RING])
+
+
+def test_every_picture_that_is_written_is_told_from_a_photo():
+    endings = [f"x.{writer.ending}" for writer in FORMATS.values() if hasattr(writer, "ending")]
+    pictures = [name for name in endings if Path(name).suffix in IMAGE_SUFFIXES]
+    assert len(pictures) == 3
+    assert all(name.endswith(OWN_ENDINGS) for name in pictures)
+
+
+def test_a_photo_that_is_a_link_is_called_by_its_own_name(tmp_path):
+    """As git-annex and DVC keep photos."""
+    store, photos, out = (tmp_path / name for name in ("store", "photos", "out"))
+    for folder in (store, photos, out):
+        folder.mkdir()
+    (store / "0f3ac9e").touch()
+    (photos / "x.jpg").symlink_to(store / "0f3ac9e")
+    mask = np.ones((4, 5), dtype=bool)
+    with writing("coco", out) as write:
+        write(photos / "x.jpg", [mask])
+        write(photos / ".." / "photos" / "x.jpg", [mask])  # the same one
+    (entry,) = json.loads((out / "coco.json").read_text())["images"]
+    assert entry["file_name"] == "x.jpg"
+    with writing("labelme", out) as write:
+        write(photos / "x.jpg", [mask])
+    assert json.loads((out / "x.json").read_text())["imagePath"] == "../photos/x.jpg"

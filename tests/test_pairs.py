@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from samtune.errors import DatasetError
-from samtune.pairs import find_pairs
+from samtune.pairs import find_images, find_pairs
 
 
 def _folder(folder: Path, *names: str) -> Path:
@@ -121,3 +121,16 @@ def test_a_folder_above_data_sets_names_them(tmp_path):
 def test_a_missing_masks_folder_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"has a folder images but none of masks: add \S*masks"):
         find_pairs(_folder(tmp_path, "images/a.jpg"))
+
+
+def test_of_a_data_set_s_folder_the_images_are_found_and_no_masks(tmp_path):
+    _folder(tmp_path, "images/a/x.jpg", "images/b.png", "masks/b.png", "c.jpg")
+    assert [path.name for path in find_images([tmp_path])] == ["x.jpg", "b.png"]
+
+
+def test_samtune_s_own_pictures_in_a_folder_are_no_images_unless_they_are_named(tmp_path):
+    own = ("a.mask.png", "a.2.MASK.png", "a.instances.png", "a.cutout.png", "a.overlay.jpg")
+    _folder(tmp_path, "a.jpg", "mask.png", "a.mask.jpg", "out/a.refined.png", *own)
+    found = [path.name for path in find_images([tmp_path])]
+    assert found == ["a.jpg", "a.mask.jpg", "mask.png"]
+    assert find_images([tmp_path / "a.mask.png"]) == [tmp_path / "a.mask.png"]
