@@ -39,7 +39,7 @@ def load_annotations(
     found = annotations.found
     chosen = set(annotations.categories)
     if category is not None:
-        chosen = {_chosen_category(place, annotations, category)}
+        chosen = _chosen_categories(place, annotations, category)
     reading = LabelReading(objects or "instances", note=_note(annotations, category))
     number_of = {key: number for number, key in enumerate(annotations.categories, start=1)}
     kept: list[tuple[Pair, tuple[int, int], tuple[str, str]]] = []
@@ -64,7 +64,15 @@ def load_annotations(
     if not things:
         raise _nothing_left(place, annotations, category)
     pairs, sizes, digests_of = zip(*kept, strict=True)
-    return Loaded(pairs, sizes, digests_of, tuple(things), tuple(found.skipped), reading)
+    return Loaded(
+        pairs,
+        sizes,
+        digests_of,
+        tuple(things),
+        tuple(found.skipped),
+        reading,
+        categories=tuple(annotations.categories.values()),
+    )
 
 
 def _checked_size(one: AnnotatedImage, found: Pairing) -> tuple[int, int] | None:
@@ -129,17 +137,15 @@ def _as_meant(
     return objects
 
 
-def _chosen_category(place: Path, annotations: Annotations, wanted: str) -> str:
-    """The key of a category: by name, and only then by id."""
+def _chosen_categories(place: Path, annotations: Annotations, wanted: str) -> set[str]:
+    """The keys of a category, of which several may have the name: by that, and only then by id."""
     names = annotations.categories
-    for key, name in names.items():
-        if name == wanted:
-            return key
-    if wanted in names:
-        return wanted
+    same = {key for key, name in names.items() if name == wanted}
+    alike = {key for key, name in names.items() if name.casefold() == wanted.casefold()}
+    for found in (same, {wanted} & set(names), alike):
+        if found:
+            return found
     folded = {name.casefold(): key for key, name in names.items()}
-    if wanted.casefold() in folded:
-        return folded[wanted.casefold()]
     near = difflib.get_close_matches(wanted.casefold(), folded, n=1)
     hint = f" Is {names[folded[near[0]]]} meant?" if near else ""
     raise DatasetError(

@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
-from samtune.cli_fit_data import read_references, read_train_and_held_out
+from samtune.cli_fit_data import check_outputs, read_references, read_train_and_held_out
 from samtune.cli_fit_plm import fit_plm
 from samtune.cli_fit_references import fit_from_references, parse_parts
 from samtune.cli_fit_vrp import parse_classes, train_vrp
-from samtune.cli_inputs import check_writable
 from samtune.cli_report import report_files
 from samtune.config import PARTS, FitConfig, MethodName, Precision, VrpConfig
 from samtune.console import (
@@ -132,7 +131,13 @@ def fit(
         bool, typer.Option("--no-refiner", help="Do not learn to refine contours, in a minute.")
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Same seed, same adapter on the same machine.")
+        int,
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            metavar="N",
+            help="Same seed, same adapter on the same machine.",
+        ),
     ] = FitConfig.seed,
     batch_size: Annotated[
         int,
@@ -212,6 +217,12 @@ def fit(
         context.fail("--mirror is for --method plm: the others take images as they are.")
     if classes is not None and (method != "vrp" or class_id is not None):
         context.fail("--classes is for --method vrp, and takes the place of --class.")
+    if classes is not None and objects is not None:
+        context.fail("--objects is not for --classes: all of a class in an image is one object.")
+    if method != "plm" and force:
+        context.fail("--force is for --method plm: adapters of the others are written in any case.")
+    if method != "plm" and batch_size != FitConfig.batch_size:
+        context.fail("--batch-size is for --method plm: the others have no batches to choose.")
     if method.startswith("persam") and (epochs or max_minutes or resume):
         context.fail(
             f"--method {method} trains nothing step by step: --epochs, --max-minutes and --resume "
@@ -285,8 +296,7 @@ def fit(
             train, held = read_references(
                 terminal, data, val, val_fraction, class_id, objects, images, config
             )
-            for file in (output, *(files or ())):
-                check_writable(file)
+            check_outputs((output, *(files or ())), train, held)
             fit_from_references(
                 terminal,
                 train,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from samtune.cli_fit_course import explained_interruption, say_where_to_start, show_progress
+from samtune.cli_fit_data import check_outputs
 from samtune.cli_fit_result import segment_command
-from samtune.cli_inputs import check_writable, open_sam
+from samtune.cli_inputs import open_sam
 from samtune.config import VrpConfig
 from samtune.console import Terminal, print_json, table
 from samtune.errors import DatasetError
@@ -67,11 +68,11 @@ def train_vrp(
     with explained_interruption(state), terminal:
         train, other = read()
         assert other is not None
+        check_outputs((output, state), train, other)
         if several:
             train, held_out = _by_class(train, other, classes)
         else:
             train, held_out = train.by_class(), other.by_class()
-        check_writable(output)
         say_where_to_start(terminal, state, resume)
         result = fit_vrp(
             train,
@@ -102,6 +103,7 @@ def _by_class(
     train: "Dataset", held_out: "Dataset", classes: Classes
 ) -> tuple["Dataset", "Dataset"]:
     """Both with their classes' objects, of classes that both have."""
+    held_out = held_out.in_numbers_of(train)
     there = {thing.label for thing in train.objects}
     missing = sorted((classes or there) - there)
     if missing:

@@ -40,6 +40,8 @@ class Dataset:
         reading: what was taken for an object.
         empty: images whose mask says that they show no object. Annotations of other tools do not
             say so: what is not annotated there may just not have been.
+        categories: names of classes, which objects' labels count from 1 on; none for masks, whose
+            labels are the numbers in them.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Dataset:
     skipped: tuple[Skipped, ...]
     reading: LabelReading
     empty: tuple[Pair, ...] = ()
+    categories: tuple[str, ...] = ()
 
     def subset(self, image_indices: Iterable[int]) -> "Dataset":
         """The data set of some of the images only, numbered anew in the given order.
@@ -75,6 +78,7 @@ class Dataset:
             objects=tuple(sorted(moved, key=lambda thing: thing.image_index)),
             skipped=(),
             reading=self.reading,
+            categories=self.categories,
         )
 
     def some_empty(self, count: int) -> list[Pair]:
@@ -129,6 +133,21 @@ class Dataset:
             for key, members in sorted(merged.items())
         )
         return replace(self, objects=things).subset(sorted({image for image, _ in merged}))
+
+    def in_numbers_of(self, other: "Dataset") -> "Dataset":
+        """The data set with labels that mean what those of another one mean, by classes' names.
+
+        Annotations are numbered in each data set by itself. What the other one has no class for
+        has the label 0.
+        """
+        if self.categories == other.categories:
+            return self
+        number_of = {name: number for number, name in enumerate(other.categories, start=1)}
+        objects = tuple(
+            replace(thing, label=number_of.get(self.categories[thing.label - 1], 0))
+            for thing in self.objects
+        )
+        return replace(self, objects=objects, categories=other.categories)
 
     def fingerprint(self) -> str:
         """SHA-256 of the files' contents: the same whatever the files' names and order."""

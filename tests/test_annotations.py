@@ -557,6 +557,25 @@ def test_faults_of_several_labelme_files_come_together(tmp_path):
     assert "line 2, column 1" in message
 
 
+def test_classes_of_one_name_are_one_class(tmp_path):
+    """As where a project and its only class are called the same."""
+    of_both = [annotation(category_id=number) for number in (1, 2)]
+    path = write_coco(tmp_path, *of_both, categories=("plate", "plate", "car"))
+    assert len(load_dataset(path, class_id="plate").objects) == 2
+    assert len(load_dataset(path, class_id="PLATE").objects) == 2
+    assert len(load_dataset(path, class_id="1").objects) == 1
+
+
+def test_labels_of_another_data_set_are_told_by_the_classes_names(tmp_path):
+    names = ("eye", "mouth", "nose")
+    train = load_dataset(write_labelme(tmp_path / "train", *(shape(label=name) for name in names)))
+    val = [shape(label=name) for name in ("ear", "mouth", "nose")]
+    held_out = load_dataset(write_labelme(tmp_path / "val", *val))
+    assert [one.label for one in train.objects] == [1, 2, 3]
+    assert [one.label for one in held_out.in_numbers_of(train).objects] == [0, 2, 3]
+    assert train.in_numbers_of(train.subset([0])) is train
+
+
 def test_other_json_files_beside_labelme_s_are_skipped(tmp_path):
     write_labelme(tmp_path, shape())
     (tmp_path / "notes.json").write_text("{}")

@@ -512,6 +512,19 @@ def test_an_output_that_cannot_be_written_is_found_before_any_work(
     assert files_in(workplace) == {"file.png"}
 
 
+@pytest.mark.parametrize("method", ["plm", "persam", "vrp"])
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_what_is_read_is_never_overwritten(method, part, toy_dataset, workplace, monkeypatch):
+    monkeypatch.setattr("samtune.sam.load_sam", lambda *a: pytest.fail("loaded"))
+    file = toy_dataset / part / "1.png"
+    before = file.read_bytes()
+    words = ["fit", toy_dataset, "--method", method]
+    (workplace / "link.png").symlink_to(file)
+    for output in (file, "link.png"):
+        assert f"{output} is what is read" in one_error(run(*words, "-o", output))
+    assert file.read_bytes() == before
+
+
 def test_an_output_whose_name_is_too_long_is_found_before_any_work(toy_dataset, samtune_home):
     stem = "a" * 243  # with .safetensors 255, all that a name may have; with .resume too many
     result = run("fit", toy_dataset, "-o", f"{stem}.safetensors")
@@ -561,6 +574,10 @@ def test_an_image_that_vanishes_meanwhile_is_named_and_the_fit_can_be_started_ag
         (["toy", "--max-minutes", "0"], "--max-minutes"),
         (["toy", "--max-minutes", "nan"], "--max-minutes"),
         (["toy", "--seed", "-1"], "--seed"),
+        (["toy", "--seed", str(2**64)], "--seed"),
+        (["toy", "--method", "vrp", "--classes", "1", "--objects", "mask"], "--objects"),
+        (["toy", "--method", "vrp", "--force"], "--force"),
+        (["toy", "--method", "persam", "--batch-size", "3"], "--batch-size"),
         (["toy", "--method", "magic"], "--method"),
         (["toy", "--objects", "all"], "--objects"),
         (["toy", "--nonsense"], "--nonsense"),
