@@ -38,6 +38,8 @@ def open_lines(name: str) -> BinaryIO:
     Raises:
         PromptError: the file cannot be read.
     """
+    if name == "-" and sys.stdin is None:
+        raise PromptError("there is no stdin to read prompts from: give a file of them.")
     if name == "-":
         return sys.stdin.buffer
     try:
@@ -66,12 +68,17 @@ def read_questions(lines: BinaryIO) -> Iterator[Question]:
 def own_questions(
     shard: Shard, names: "Names", questions: Iterable[Question]
 ) -> Iterator[Question]:
-    """The shard's questions; the names of the others' results are left to them."""
+    """The shard's questions; the names of the others' results are left to them.
+
+    No result takes the name of an image that was asked about by then.
+    """
 
     def name(question: Question) -> str | None:
         return question.image.stem if question.error is None else None
 
     for question, is_own in shard.deal(questions, name):
+        if question.error is None:
+            names.keep(question.image)
         if is_own:
             yield question
         elif question.error is None:

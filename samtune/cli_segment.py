@@ -245,16 +245,20 @@ def segment(
 
     lines = None if prompts is None else open_lines(prompts)
     check_writable(output / "mask.png")
-    names, writers = open_segment_writers(chosen, output, images, labels, overwrite, quiet, part)
+    read = [*images, *(file for one in shown for file in (one.image, *one.masks))]
+    names, writers = open_segment_writers(chosen, output, read, labels, overwrite, quiet, part)
     check_references(context, adapters or [], shown)
     if ray is not None and shown:
         context.fail("--ray does not bring references to its workers: leave out one of the two.")
     paths: list[Path | None] = [*adapters] if adapters else [None]
     asked = [Question(number, image, given) for number, image in enumerate(images, 1)]
     if ray is not None:
+        if lines is not None:
+            with lines:
+                asked = list(read_questions(lines))
         job = Job(
             folder=Path.cwd(),
-            keep=tuple(image for image in images if "." in image.stem),
+            keep=tuple(dict.fromkeys(one.image for one in asked if "." in one.image.stem)),
             checkpoint=checkpoint,
             device=device,
             adapters=tuple(paths),
@@ -264,9 +268,6 @@ def segment(
             output=output,
             wanted=wanted,
         )
-        if lines is not None:
-            with lines:
-                asked = list(read_questions(lines))
         with Terminal(quiet) as terminal:
             resolve(checkpoint, terminal.show_bytes)  # fetched once, for the workers here
             if refining != "no":
@@ -335,7 +336,7 @@ def _answer_lines(
     """Answer prompt lines as they come; returns how many failed, of how many."""
     # Whoever writes into a pipe may wait for an answer before the next line.
     ahead = lines is not sys.stdin.buffer and lines.seekable()
-    if ahead and not shard.is_whole:  # all names are known before the first, as with images
+    if ahead:  # all names are known before the first, as with images
         for _ in own_questions(shard, names, read_questions(lines)):
             pass
         lines.seek(0)

@@ -1,5 +1,6 @@
 """Results: a mask with what is known of it, and the names of the files it goes to."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,11 @@ class Names:
         self._used: set[str] = set()
         self._highest: dict[str, int] = {}
         self._left: set[str] = set()  # stems of another shard's images, which names its results
+
+    def keep(self, image: Path) -> None:
+        """Never give a result the name of this file, either."""
+        with contextlib.suppress(ValueError):  # what no file can be called like is none
+            self._keep.add(real_path(image))
 
     def leave(self, stem: str) -> None:
         """Leave x.mask.png, x.1.mask.png, ... to the shard that has the image x."""

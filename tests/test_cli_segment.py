@@ -123,6 +123,22 @@ def test_a_result_never_overwrites_an_image_of_the_same_run(workplace):
     assert [answer["mask"] for answer in told(result)] == ["a.2.mask.png", "a.mask.mask.png"]
 
 
+def test_a_result_never_overwrites_an_image_that_a_later_line_asks_about(workplace):
+    before = (workplace / "b.png").read_bytes()
+    (workplace / "a.mask.png").write_bytes(before)
+    lines = (line(image=name, points=[[40, 20]]) for name in ("a.png", "a.mask.png"))
+    (workplace / "p.jsonl").write_bytes(b"".join(lines))
+    result = run("segment", "--prompts", "p.jsonl")
+    assert (workplace / "a.mask.png").read_bytes() == before
+    assert [answer["mask"] for answer in told(result)] == ["a.2.mask.png", "a.mask.mask.png"]
+
+
+def test_a_folder_that_holds_its_own_results_is_done_again_as_before(workplace):
+    words = ["segment", ".", "-p", "40,20", "--json", "--overlay"]
+    first = [(one["image"], one["mask"]) for one in told(run(*words))]
+    assert [(one["image"], one["mask"]) for one in told(run(*words))] == first
+
+
 def test_an_adapter_is_used_and_named(tiny_sam, workplace):
     file = write_adapter(workplace / "plates.safetensors", tiny_sam)
     (answer,) = told(run("segment", "a.png", "-p", "40,20", "-a", file.name, "--json"))
