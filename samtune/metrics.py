@@ -6,6 +6,7 @@ one score an object, and their mean. All scores are fractions from 0 to 1.
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from samtune.polygons import extent
 
 _RESAMPLES = 2000  # enough for two digits of an interval's ends
+_ANGLES = 100_001  # enough for three digits of Student's t, of up to a million images
 BOUNDARY_SHARE = 0.02  # of the image's diagonal, in pixels: Cheng et al. 2021, arXiv 2103.16562
 
 
@@ -40,18 +42,27 @@ def boundary_iou(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
 
 
 def bootstrap_interval(
-    values: Sequence[float], groups: Sequence[int], *, level: float = 0.95, seed: int = 0
+    values: Sequence[float],
+    groups: Sequence[int],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    least: float = 0.0,
 ) -> tuple[float, float] | None:
     """How far a mean may be off by the luck of which images were at hand.
 
     The percentile bootstrap (Efron 1979, https://doi.org/10.1214/aos/1176344552), drawing whole
     images with replacement: objects of one image are alike, and count less than as many images.
+    Of few images that is too narrow, for a mean by as much as Student's t is wider than the normal
+    distribution, and the deviation by n - 1 than that by n (Hesterberg 2015,
+    https://doi.org/10.1080/00031305.2015.1089789): its ends are farther away by that.
 
     Args:
         values: a score for each object.
         groups: which image each object is in.
         level: the share of redrawn means that the interval holds.
         seed: the same seed gives the same interval.
+        least: the least that a score can be; the most is 1.
 
     Returns:
         Its ends; None for fewer than two images, which tell nothing about others.
@@ -66,8 +77,20 @@ def bootstrap_interval(
     for draw in range(_RESAMPLES):  # one at a time: all of them would not fit for many images
         drawn = rng.integers(len(counts), size=len(counts))
         means[draw] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    ends = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    mean = sums.sum() / counts.sum()
+    low, high = (mean + _widening(len(counts), level) * (ends - mean)).clip(least, 1)
     return float(low), float(high)
+
+
+def _widening(count: int, level: float) -> float:
+    """How much wider than the percentile bootstrap an interval of so many images is to be."""
+    # t is √df · tan θ, where θ has a density of cos θ to the df - 1.
+    freedom, upper = count - 1, (1 + level) / 2
+    angles = np.linspace(-np.pi / 2, np.pi / 2, _ANGLES)
+    below = np.cumsum(np.cos(angles) ** (freedom - 1))
+    t = math.sqrt(freedom) * math.tan(np.interp(upper, below / below[-1], angles))
+    return t / NormalDist().inv_cdf(upper) * math.sqrt(count / freedom)
 
 
 def _boundary_band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -41,7 +41,7 @@ def summarize(
         "iou": float(np.mean(values)),
         "interval": bootstrap_interval(values, images),
         "gain": float(np.mean(gains)),
-        "gain_interval": bootstrap_interval(gains, images),
+        "gain_interval": bootstrap_interval(gains, images, least=-1.0),
     }
     for score in ("oracle_iou", "refined_iou", "boundary_iou"):
         known = [one.mean(kind, score) for one in scores]
@@ -71,7 +71,7 @@ class Gain:
     ) -> "Gain":
         """Compare scores with plain SAM's on the same objects; groups: each one's image."""
         gains = [center_iou(one) - center_iou(was) for one, was in zip(scores, base, strict=True)]
-        return cls(float(np.mean(gains)), bootstrap_interval(gains, groups))
+        return cls(float(np.mean(gains)), bootstrap_interval(gains, groups, least=-1.0))
 
     @property
     def verdict(self) -> str:
