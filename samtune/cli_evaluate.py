@@ -100,6 +100,8 @@ def evaluate(
     from samtune.stages import Stages
 
     paths = adapters or []
+    if auto and not paths:
+        context.fail("--auto finds the kind of object that an --adapter knows: give one.")
     if max_objects is None:
         max_objects = EVERY_OBJECT if auto else 1
     shown = parse_references(
@@ -166,6 +168,10 @@ def evaluate(
                 _score_found(terminal, dataset, one, cache, auto, max_objects)
                 for one in predictors[1:]
             ]
+    if auto:
+        for path, looked in zip(paths, found, strict=True):
+            if looked is None:
+                terminal.say(f"{path} finds nothing by itself: fit --auto makes one that does.")
     if as_json:
         scores = {f"base_{name}": value for name, value in _scores(base).items()}
         adapters_json = [

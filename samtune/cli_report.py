@@ -59,7 +59,8 @@ def write_report(
     )
     page, numbers = files
     with atomic_write(page) as temporary:
-        temporary.write_text(render(made), encoding="utf-8")
+        # A file's name may be no text, which UTF-8 cannot hold.
+        temporary.write_text(render(made), encoding="utf-8", errors="replace")
     with atomic_write(numbers) as temporary:
         temporary.write_text(json.dumps(made.numbers, indent=1, allow_nan=False), encoding="utf-8")
     return made

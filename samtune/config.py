@@ -130,7 +130,7 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
     """What of an adapter's settings is not as its method has it by default.
 
     Args:
-        settings: as the adapter file has them, JSON's lists for tuples; of any version of samtune.
+        settings: as the adapter or its file has them, JSON's lists for tuples; of any version.
 
     Example:
         >>> settings_in_words({"method": "plm", "seed": 2, "pmm": True, "first_offset": 0.1})
@@ -139,11 +139,16 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
     configs = {"plm": FitConfig, "vrp": VrpConfig}
     made_of = configs.get(str(settings.get("method")))
     defaults = {} if made_of is None else asdict(made_of())
-    usual = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()
+    unusual = {
+        name: value
+        for name, value in settings.items()
+        if _in_json(value) != _in_json(defaults.get(name))
     }
-    unusual = {name: value for name, value in settings.items() if value != usual.get(name)}
     words = ", ".join(f"{name} {value}" for name, value in unusual.items())
     if len(unusual) == len(settings):
         return words
     return f"{words}; all others by default" if words else "all by default"
+
+
+def _in_json(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -98,10 +98,23 @@ class Group(TyperGroup):
             show_error(error)
             raise typer.Exit(1) from error
         except OSError as error:
-            if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
-                raise
-            show_error(SamtuneError(f"{error.filename} is no file ({error.strerror}): check it."))
+            show_error(SamtuneError(_told(error)))
             raise typer.Exit(1) from error
+
+
+def _told(error: OSError) -> str:
+    """In words what a system refused, where that is no bug; raises it otherwise."""
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{error.filename} is no file ({error.strerror}): check it."
+    if error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None:
+        return f"{error.filename} may not be read: change its permissions, or name another one."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) and error.filename is None:
+        # What is still to be printed would fail once more at the end, and hide the exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return (
+            f"the answers cannot be printed to where they go ({error.strerror}): make room there."
+        )
+    raise error
 
 
 def show_error(error: SamtuneError) -> None:

@@ -1,17 +1,21 @@
 """The command line as a whole, and its small commands: info, checkpoint, cache."""
 
+import errno
 import json
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 from command import one_error, photo, run, write_adapter
 
 from samtune import __version__
+from samtune.cli_questions import open_lines
 from samtune.config import FitConfig
 from samtune.embeddings import EmbeddingCache
+from samtune.errors import PromptError
 from samtune.sources import SOURCES
 
 
@@ -218,3 +222,30 @@ def test_what_is_too_long_to_be_a_name_is_one_line(command):
 def test_a_link_that_leads_to_itself_is_one_line(command, tmp_path):
     (tmp_path / "link").symlink_to("link")
     assert "link" in one_error(run(*command, tmp_path / "link"))
+
+
+@pytest.mark.parametrize("command", [["info"], ["refine", "--adapter", "a.safetensors"]])
+def test_what_may_not_be_read_is_one_line(command, monkeypatch, tmp_path):
+    def forbidden(self, *args, **others):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    for reads in ("exists", "is_file"):
+        monkeypatch.setattr(Path, reads, forbidden)
+    assert "may not be read" in one_error(run(*command, tmp_path / "a.json"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_answers_that_cannot_be_printed_are_one_line(tiny_sam, tmp_path):
+    adapter = write_adapter(tmp_path / "a.safetensors", tiny_sam)
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "samtune", "info", str(adapter)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: the answers cannot be printed")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_stdin_prompts_cannot_be_read_from_it(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(PromptError, match="no stdin"):
+        open_lines("-")

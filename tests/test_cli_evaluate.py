@@ -1,6 +1,7 @@
 """`samtune evaluate`: a table of scores, or one JSON object."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 
@@ -140,6 +141,24 @@ def test_a_report_is_a_page_and_its_numbers_beside_the_usual_output(
     assert list(numbers["cost"]["seconds"])[:2] == ["reading data", "loading the model"]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert f"{100 * by_name['a']:.1f}" in page
+
+
+def test_a_photo_whose_name_is_no_text_is_in_the_report_all_the_same(three_images, tmp_path):
+    for part in ("images", "masks"):
+        (three_images / part / "1.png").rename(three_images / part / os.fsdecode(b"\xff.png"))
+    result = run("evaluate", three_images, "--report", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "?.png" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_looking_for_objects_needs_an_adapter_that_can(tiny_sam, three_images, tmp_path):
+    without = run("evaluate", three_images, "--auto")
+    assert without.exit_code == 2
+    assert "--adapter" in without.stderr
+    file = write_adapter(tmp_path / "a.safetensors", tiny_sam)
+    said = run("evaluate", three_images, "--auto", "-a", file)
+    assert said.exit_code == 0
+    assert "a.safetensors finds nothing by itself: fit --auto" in said.stderr
 
 
 def test_adapters_of_one_name_are_told_apart_by_their_folder(tiny_sam, three_images, tmp_path):

@@ -1,13 +1,14 @@
 """Settings of fitting."""
 
 import ast
-from dataclasses import fields
+import json
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
 import samtune.config
-from samtune.config import FitConfig, VrpConfig
+from samtune.config import FitConfig, VrpConfig, settings_in_words
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,11 @@ def test_each_setting_is_read_by_something_that_knows_these_settings(settings):
                 and ast.unparse(node.value) in ("config", "self.config", "self")
             }
     assert {field.name for field in fields(settings)} - read == set()
+
+
+@pytest.mark.parametrize("settings", [FitConfig(), VrpConfig()])
+def test_settings_by_default_are_told_as_such_before_they_are_in_a_file_and_after(settings):
+    method = {FitConfig: "plm", VrpConfig: "vrp"}[type(settings)]
+    kept = {**asdict(settings), "method": method}
+    for one in (kept, json.loads(json.dumps(kept))):
+        assert settings_in_words({**one, "seed": 3}) == "seed 3; all others by default"
