@@ -64,6 +64,7 @@ def load_annotations(
     if not things:
         raise _nothing_left(place, annotations, category)
     pairs, sizes, digests_of = zip(*kept, strict=True)
+    each_is_one = reading.meaning == "instances"
     return Loaded(
         pairs,
         sizes,
@@ -71,7 +72,7 @@ def load_annotations(
         tuple(things),
         tuple(found.skipped),
         reading,
-        categories=tuple(annotations.categories.values()),
+        categories=tuple(annotations.categories.values()) if each_is_one else (),
     )
 
 

@@ -107,7 +107,7 @@ def _told(error: OSError) -> str:
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return f"{error.filename} is no file ({error.strerror}): check it."
     if error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None:
-        return f"{error.filename} may not be read: change its permissions, or name another one."
+        return f"{error.filename} may not be used: change its permissions, or name another one."
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) and error.filename is None:
         # What is still to be printed would fail once more at the end, and hide the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -40,8 +40,8 @@ class Dataset:
         reading: what was taken for an object.
         empty: images whose mask says that they show no object. Annotations of other tools do not
             say so: what is not annotated there may just not have been.
-        categories: names of classes, which objects' labels count from 1 on; none for masks, whose
-            labels are the numbers in them.
+        categories: names of classes, which objects' labels count from 1 on; none where labels are
+            the numbers in masks, or count parts.
     """
 
     folder: Path
@@ -138,9 +138,9 @@ class Dataset:
         """The data set with labels that mean what those of another one mean, by classes' names.
 
         Annotations are numbered in each data set by itself. What the other one has no class for
-        has the label 0.
+        has the label 0. Where either is of masks, numbers mean what they are.
         """
-        if self.categories == other.categories:
+        if not self.categories or not other.categories or self.categories == other.categories:
             return self
         number_of = {name: number for number, name in enumerate(other.categories, start=1)}
         objects = tuple(
@@ -155,8 +155,10 @@ class Dataset:
 
     def fingerprint_in_order(self) -> str:
         """SHA-256 of the images and objects in their order, and so of what was taken for one."""
-        images = (image for image, _ in self.digests)
-        return hashlib.sha256("\n".join([*images, digest_of(self.objects)]).encode()).hexdigest()
+        images = [image for image, _ in self.digests]
+        places = " ".join(str(one.image_index) for one in self.objects)
+        told = "\n".join([*images, places, digest_of(self.objects)])
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def describe(self) -> str:
         """How many images and objects of which sizes, in a few words."""

@@ -574,6 +574,11 @@ def test_labels_of_another_data_set_are_told_by_the_classes_names(tmp_path):
     assert [one.label for one in train.objects] == [1, 2, 3]
     assert [one.label for one in held_out.in_numbers_of(train).objects] == [0, 2, 3]
     assert train.in_numbers_of(train.subset([0])) is train
+    save(tmp_path / "masks" / "a.bmp", photo())
+    save(tmp_path / "masks" / "a.png", np.full(SIZE, 5, np.uint8))
+    masks = load_dataset(tmp_path / "masks")
+    assert masks.in_numbers_of(train) is masks  # numbers in masks mean what they are
+    assert train.in_numbers_of(masks) is train
 
 
 def test_other_json_files_beside_labelme_s_are_skipped(tmp_path):

@@ -231,7 +231,7 @@ def test_what_may_not_be_read_is_one_line(command, monkeypatch, tmp_path):
 
     for reads in ("exists", "is_file"):
         monkeypatch.setattr(Path, reads, forbidden)
-    assert "may not be read" in one_error(run(*command, tmp_path / "a.json"))
+    assert "may not be used" in one_error(run(*command, tmp_path / "a.json"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
