@@ -219,8 +219,6 @@ def fit(
         context.fail("--classes is for --method vrp, and takes the place of --class.")
     if classes is not None and objects is not None:
         context.fail("--objects is not for --classes: all of a class in an image is one object.")
-    if method != "plm" and force:
-        context.fail("--force is for --method plm: adapters of the others are written in any case.")
     if method != "plm" and batch_size != FitConfig.batch_size:
         context.fail("--batch-size is for --method plm: the others have no batches to choose.")
     if method.startswith("persam") and (epochs or max_minutes or resume):

@@ -576,7 +576,6 @@ def test_an_image_that_vanishes_meanwhile_is_named_and_the_fit_can_be_started_ag
         (["toy", "--seed", "-1"], "--seed"),
         (["toy", "--seed", str(2**64)], "--seed"),
         (["toy", "--method", "vrp", "--classes", "1", "--objects", "mask"], "--objects"),
-        (["toy", "--method", "vrp", "--force"], "--force"),
         (["toy", "--method", "persam", "--batch-size", "3"], "--batch-size"),
         (["toy", "--method", "magic"], "--method"),
         (["toy", "--objects", "all"], "--objects"),
