@@ -82,10 +82,12 @@ class Names:
 
     def __init__(self, folder: Path, keep: Sequence[Path]) -> None:
         self.folder = folder
-        self._keep = {real_path(path) for path in keep}
+        self._keep: set[Path] = set()
         self._used: set[str] = set()
         self._highest: dict[str, int] = {}
         self._left: set[str] = set()  # stems of another shard's images, which names its results
+        for path in keep:
+            self.keep(path)
 
     def keep(self, image: Path) -> None:
         """Never give a result the name of this file, either."""

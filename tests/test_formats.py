@@ -463,6 +463,15 @@ def test_more_objects_than_a_label_image_has_numbers_are_an_error(tmp_path):
             write("a.jpg", [RING])
 
 
+def test_an_image_that_can_be_no_file_keeps_no_name_from_results(tmp_path):
+    """A line may ask about one, and gets its error in its place."""
+    names = Names(
+        tmp_path, keep=[Path("a\0.mask.png"), Path("\ud800.png"), tmp_path / "x.mask.png"]
+    )
+    assert names.take("a", "mask.png") == [tmp_path / "a.mask.png"]
+    assert names.take("x", "mask.png") == [tmp_path / "x.2.mask.png"]
+
+
 def test_every_picture_that_is_written_is_told_from_a_photo():
     endings = [f"x.{writer.ending}" for writer in FORMATS.values() if hasattr(writer, "ending")]
     pictures = [name for name in endings if Path(name).suffix in IMAGE_SUFFIXES]
