@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samtune.cli_inputs import check_writable, read_data
+from samtune.cli_inputs import check_output, read_data
 from samtune.config import FitConfig
 from samtune.console import Terminal
-from samtune.errors import DatasetError, OutputError
-from samtune.files import real_path
+from samtune.errors import DatasetError
 from samtune.words import count
 
 if TYPE_CHECKING:
@@ -81,22 +80,15 @@ def hold_out(
 
 
 def check_outputs(files: Iterable[Path], *datasets: "Dataset | None") -> None:
-    """Make sure, before long work, that files can be written and are none of those that are read.
-
-    Raises:
-        OutputError: one cannot, or is.
-    """
+    """As `check_output`: the files against all that data sets are made of."""
     read = set()
     for dataset in datasets:
         if dataset is not None:
             pairs = (*dataset.pairs, *dataset.empty)
             read |= {file for pair in pairs for file in (pair.image, pair.mask)}
             read |= {dataset.folder, *(one.path for one in dataset.skipped)}
-    real = {real_path(path) for path in read}
     for file in files:
-        check_writable(file)
-        if real_path(file) in real:
-            raise OutputError(f"{file} is what is read: give another name with --output.")
+        check_output(file, read)
 
 
 def in_words(dataset: "Dataset") -> str:

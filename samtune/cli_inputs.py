@@ -4,13 +4,13 @@ Nothing here imports torch or numpy before a command needs it.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samtune.console import Terminal
 from samtune.errors import OutputError, SamtuneError
-from samtune.files import atomic_write
+from samtune.files import atomic_write, real_path
 
 if TYPE_CHECKING:
     from samtune.dataset import Dataset
@@ -107,6 +107,19 @@ def _device(name: str) -> str:
             f"--device {name} cannot be used: this machine, or its torch, offers only {usable}."
         )
     return name
+
+
+def check_output(path: Path, read: Iterable[Path]) -> None:
+    """Make sure, before long work, that a file can be written and is none of those that are read.
+
+    Raises:
+        OutputError: it cannot, or is.
+    """
+    check_writable(path)
+    if real_path(path) in map(real_path, read):
+        raise OutputError(
+            f"{path} is what is read, and the result would overwrite it: give another --output."
+        )
 
 
 class _Enough(Exception):

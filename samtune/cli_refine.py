@@ -16,7 +16,7 @@ from samtune.cli_formats import (
     class_labels,
     open_segment_writers,
 )
-from samtune.cli_inputs import check_adapters, check_writable
+from samtune.cli_inputs import check_adapters, check_output, check_writable
 from samtune.cli_refine_formats import FormatWriting, Refiner, open_refiner
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -29,7 +29,6 @@ from samtune.console import (
     print_json,
 )
 from samtune.errors import DatasetError, ImageError, OutputError
-from samtune.files import real_path
 from samtune.words import count
 
 if TYPE_CHECKING:
@@ -286,9 +285,7 @@ def _refine_objects(
 def _check_output(path: Path, keep: tuple[Path, ...]) -> None:
     if path.suffix.lower() != ".png":
         raise OutputError(f"{path} cannot hold a mask: masks are written as PNG; name it .png.")
-    if real_path(path) in {real_path(one) for one in keep}:
-        raise OutputError(f"{path} would overwrite what is read: give another --output.")
-    check_writable(path)
+    check_output(path, keep)
 
 
 def _in_words(shape: tuple[int, ...]) -> str:

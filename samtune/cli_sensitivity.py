@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samtune.cli_inputs import check_adapters, check_writable, open_sam
+from samtune.cli_inputs import check_adapters, check_output, open_sam
 from samtune.console import (
     DEFAULT_CHECKPOINT,
     CheckpointOption,
@@ -20,7 +20,7 @@ from samtune.console import (
     print_json,
     table,
 )
-from samtune.errors import ImageError, OutputError, SamtuneError
+from samtune.errors import ImageError, SamtuneError
 from samtune.words import count, percent
 
 if TYPE_CHECKING:
@@ -84,10 +84,8 @@ def sensitivity(
     check_adapters(paths)
     pixels = read_image(image)
     targets = _read_targets(mask, image, (pixels.shape[0], pixels.shape[1]), class_id, objects)
-    if output.resolve() in {path.resolve() for path in (image, mask, *paths)}:
-        raise OutputError(f"{output} is what is read: give the picture another name with -o.")
     check_image_format(output)
-    check_writable(output)
+    check_output(output, (image, mask, *paths))
     with Terminal(quiet) as terminal:
         sam = open_sam(terminal, checkpoint, device)
         names = ["plain SAM", *map(str, paths)]

@@ -181,8 +181,8 @@ def solid_values(labels: Labels) -> set[int]:
         >>> solid_values(labels)
         {255}
     """
-    same = (labels[1:] == labels[:-1])[:, 1:] & (labels[:, 1:] == labels[:, :-1])[1:]
-    same &= (labels[1:] == labels[:-1])[:, :-1]  # 2 × 2 pixels that are alike
+    below, beside = labels[1:] == labels[:-1], labels[:, 1:] == labels[:, :-1]
+    same = below[:, 1:] & below[:, :-1] & beside[1:]  # 2 × 2 pixels that are alike
     middles = labels[1:-1, 1:-1]
     solid = same[:-1, :-1] & same[:-1, 1:] & same[1:, :-1] & same[1:, 1:] & (middles > 0)
     return set(np.unique(middles[solid]).tolist())
