@@ -242,10 +242,10 @@ def _read_objects(path: Path) -> tuple["LabelImage", list[tuple[int, "DatasetObj
     import numpy as np
 
     from samtune.images import read_labels
-    from samtune.masks import count_values, decide_reading, objects_in, solid_values
+    from samtune.masks import objects_in, reading_of
 
     labels = read_labels(path)
-    reading = decide_reading([count_values(labels)], solid=solid_values(labels))
+    reading = reading_of(labels)
     if reading.threshold > 1:  # smeared edges
         labels = np.where(labels >= reading.threshold, 255, 0)
     objects, _ = objects_in(labels, reading, 0)

@@ -137,13 +137,7 @@ def _read_targets(
 ) -> list["NDArray[np.bool_]"]:
     """The objects of a mask file, read as those of a data set with this one file."""
     from samtune.images import read_labels
-    from samtune.masks import (
-        class_number,
-        count_values,
-        decide_reading,
-        objects_in,
-        solid_values,
-    )
+    from samtune.masks import class_number, count_values, objects_in, reading_of
 
     labels = read_labels(path)
     if labels.shape != size:
@@ -152,8 +146,7 @@ def _read_targets(
             f"{size[1]}×{size[0]} px: give the mask of this image, at full size."
         )
     counts, number = count_values(labels), class_number(path, class_id)
-    reading = decide_reading([counts], objects, number, solid=solid_values(labels))
-    found, _ = objects_in(labels, reading, image_index=0)
+    found, _ = objects_in(labels, reading_of(labels, objects, number), image_index=0)
     if not found and number is not None and counts:
         occurring = ", ".join(map(str, sorted(counts)[:20]))
         raise ImageError(f"class {number} does not occur in {path}; these do: {occurring}.")

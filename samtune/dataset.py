@@ -9,6 +9,7 @@ looking; where both are there, masks count.
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ class Dataset:
                 key = thing.image_index, 1 if labels is None else thing.label
                 merged.setdefault(key, []).append(thing)
         things = tuple(
-            DatasetObject.of(np.any([one.mask() for one in members], axis=0), *key)
+            DatasetObject.of(reduce(np.logical_or, (one.mask() for one in members)), *key)
             for key, members in sorted(merged.items())
         )
         return replace(self, objects=things).subset(sorted({image for image, _ in merged}))

@@ -224,6 +224,13 @@ def decide_reading(
     return LabelReading(meaning)
 
 
+def reading_of(
+    labels: Labels, meaning: Meaning | None = None, class_id: int | None = None
+) -> LabelReading:
+    """What the numbers of a single mask mean: decide_reading where there is no data set."""
+    return decide_reading([count_values(labels)], meaning, class_id, solid=solid_values(labels))
+
+
 def objects_in(
     labels: Labels, reading: LabelReading, image_index: int
 ) -> tuple[list[DatasetObject], int]:

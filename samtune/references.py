@@ -11,7 +11,7 @@ from samtune.embeddings import EmbeddingCache
 from samtune.errors import ImageError, PromptError
 from samtune.images import read_image, read_labels
 from samtune.input_frame import Embedding
-from samtune.masks import count_values, decide_reading, objects_in
+from samtune.masks import count_values, objects_in, reading_of
 from samtune.pairs import in_pixels
 from samtune.prompts import Box, Prompt
 from samtune.reference_cells import (
@@ -89,11 +89,10 @@ class Reference:
                 f"{path} is {in_pixels(labels.shape)}, but its image {self.image} is "
                 f"{in_pixels(size)}: a mask has a pixel for each of its image."
             )
-        values = count_values(labels)
-        found, _ = objects_in(labels, decide_reading([values], "mask", self.class_id), 0)
+        found, _ = objects_in(labels, reading_of(labels, "mask", self.class_id), 0)
         if not found:
             there = "it is empty"
-            if values:
+            if values := count_values(labels):
                 there = f"it has {', '.join(map(str, sorted(values)[:8]))}"
             meant = "nothing" if self.class_id is None else f"no pixel of {self.class_id}"
             raise PromptError(f"{path} marks {meant}: {there}. Give a mask of the object.")

@@ -44,6 +44,16 @@ def test_a_mask_is_all_but_zero_or_one_of_its_values(read, place, tiny_sam):
     np.testing.assert_allclose(one.share, covered_share(place == 7, found.embedding))
 
 
+def test_a_mask_with_soft_edges_marks_what_is_more_than_half_covered(read, place):
+    half = Image.fromarray((place[::2, ::2] > 0).astype(np.uint8) * 255)
+    smooth = np.asarray(half.resize((128, 96), Image.BILINEAR))
+    assert ((smooth > 0) & (smooth < 128)).any()
+    Image.fromarray(smooth).save("soft.png")
+    marked = read(masks=("soft.png",))
+    expected = covered_share(smooth >= 128, marked.embedding)
+    np.testing.assert_allclose(marked.share, expected)
+
+
 def test_points_boxes_and_scribbles_are_taken_together(read):
     share = read(
         points=((40, 8),), boxes=((63.5, 63.5, 95.5, 79.5),), scribbles=(((5, 85), (40, 85)),)
