@@ -110,6 +110,10 @@ def refine(
     foreign = is_annotations(mask)
     if image is None and not foreign:
         context.fail("say which image the mask is of: --image IMAGE.")
+    if images is not None and not foreign:
+        context.fail("--images says where annotations' images are: a mask's is --image IMAGE.")
+    if label is not None and not foreign and not formats:
+        context.fail("a mask has numbers and no names: --label is for annotations and --format.")
     chosen = chosen_formats(context, formats) if formats else []
     own_label = class_labels(context, [adapter], label)
     check_adapters([adapter])

@@ -9,9 +9,10 @@ Only names are looked at here; dataset.py opens the files.
 """
 
 import difflib
+import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def has_masks(folder: Path) -> bool:
         return False
 
 
-def not_permitted(error: PermissionError) -> DatasetError:
+def not_permitted(error: OSError) -> DatasetError:
     """The error of a folder that may not be read."""
     return DatasetError(
         f"{error.filename} may not be read: change its permissions, or give another folder."
@@ -153,7 +154,7 @@ def find_images(places: Iterable[Path]) -> list[Path]:
         Files in the order of the places, in a folder that of their paths.
 
     Raises:
-        DatasetError: a folder has no images.
+        DatasetError: a folder has no images, or may not be read.
     """
     found: list[Path] = []
     for place in places:
@@ -164,15 +165,24 @@ def find_images(places: Iterable[Path]) -> list[Path]:
         folder = place / "images" if of_pairs else place
         below = [
             path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and not path.name.lower().endswith(OWN_ENDINGS)
-            and not any(part.startswith(".") for part in path.relative_to(place).parts)
+            for path in _files_below(folder)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.lower().endswith(OWN_ENDINGS)
         ]
         if not below:
             raise DatasetError(f"{folder} has no images in it ({FORMATS_IN_WORDS}).")
         found += sorted(below)
     return found
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files that are not hidden, and in no hidden folder."""
+
+    def fail(error: OSError) -> None:  # os.walk passes over a folder that it cannot list
+        raise not_permitted(error)
+
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _is_folder(place: Path) -> bool:

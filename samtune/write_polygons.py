@@ -87,6 +87,11 @@ class Yolo(ImageFiles):
         """Write a line a mask, and before the first one the lists of classes."""
         while self._lists:
             _write_text(*self._lists.pop())
+        if path.stem != image.stem:
+            self.target.note(
+                f"yolo: {image} is not the only {image.stem}, so its labels are {path.name}; tools "
+                f"look for those of an image's own name: call it {path.stem}{image.suffix} for them"
+            )
         size = np.array(pixels.shape[1::-1])  # (W, H)
         lines = path.read_text(encoding="utf-8") if grows else ""
         for result in results:

@@ -341,6 +341,15 @@ def test_a_mask_without_its_image_is_wrong_usage():
     assert "--image" in result.stderr
 
 
+@pytest.mark.parametrize("words", [["--images", "."], ["--label", "plate"]])
+def test_what_only_annotations_have_is_wrong_usage_of_a_mask(workplace, words):
+    save(rectangles(left=255))
+    result = run(*WORDS, *words)
+    assert result.exit_code == 2
+    assert words[0] in result.stderr
+    assert "m.refined.png" not in files_in(workplace)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words", "named"),
     [

@@ -446,6 +446,16 @@ def test_what_a_format_cannot_hold_is_said(tmp_path):
     assert any("holes and separate parts" in sentence for sentence in notes["yolo"])
 
 
+def test_yolo_says_which_labels_tools_would_not_find(tmp_path):
+    notes = []
+    with writing("yolo", tmp_path, notes=notes) as write:
+        for place in ("a/x.jpg", "b/x.jpg", "a/y.jpg"):
+            write(place, [np.ones((4, 5), dtype=bool)])
+    (said,) = notes
+    assert "b/x.jpg is not the only x" in said
+    assert "call it x.2.jpg" in said
+
+
 def test_a_format_that_holds_everything_in_it_says_nothing(tmp_path):
     plain = np.ones(RING.shape, dtype=bool)
     for form in FORMATS:

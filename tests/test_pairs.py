@@ -1,9 +1,11 @@
 """pairs.py: file names say which mask belongs to which image."""
 
+import tempfile
 import unicodedata
 from pathlib import Path
 
 import pytest
+from broken_data import without_permission
 
 from samtune.errors import DatasetError
 from samtune.pairs import find_images, find_pairs
@@ -126,6 +128,17 @@ def test_a_missing_masks_folder_is_named(tmp_path):
 def test_of_a_data_set_s_folder_the_images_are_found_and_no_masks(tmp_path):
     _folder(tmp_path, "images/a/x.jpg", "images/b.png", "masks/b.png", "c.jpg")
     assert [path.name for path in find_images([tmp_path])] == ["x.jpg", "b.png"]
+
+
+def test_a_folder_within_that_may_not_be_read_is_said():
+    with tempfile.TemporaryDirectory() as outside:  # pytest's folders are closed as a whole
+        folder = _folder(Path(outside), "a.jpg", "b/c.jpg")
+        folder.chmod(0o755)
+        with (
+            without_permission(folder / "b"),
+            pytest.raises(DatasetError, match=r"b may not be read: change its permissions"),
+        ):
+            find_images([folder])
 
 
 def test_samtune_s_own_pictures_in_a_folder_are_no_images_unless_they_are_named(tmp_path):
