@@ -66,8 +66,9 @@ def fill(
         part = Shard.parse(shard)
     except PromptError as error:
         raise typer.BadParameter(str(error), param_hint="--shard") from error
-    paths = [path for path, is_own in part.deal(find_images(images), lambda _: None) if is_own]
-    _check_room(len(paths))
+    dealt = list(part.deal(find_images(images), lambda _: None))
+    _check_room(len(dealt))  # the shards fill one cache
+    paths = [path for path, is_own in dealt if is_own]
     failed = done = 0
     with Terminal(quiet) as terminal:
         encoder = Encoder(Path.cwd(), checkpoint, device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from samtune.cli_inputs import check_adapters, open_sam
+from samtune.cli_inputs import check_adapters, check_not_read, open_sam
 from samtune.cli_questions import open_lines
 from samtune.console import (
     DEFAULT_CHECKPOINT,
@@ -70,6 +70,9 @@ def export(
     require_onnxruntime()
     questions = drawn_questions() if prompts is None else _read_questions(prompts)
     name = adapter.name.removesuffix(".safetensors")
+    files = [output / file for file in (SITE_FILES if to == "web" else ONNX_FILES)]
+    for file in files:
+        check_not_read(file, [adapter] if prompts is None else [adapter, Path(prompts)])
     with Terminal(quiet) as terminal:
         write: Callable[..., Sequence[Parity]] = export_onnx
         if to == "web":
@@ -85,7 +88,6 @@ def export(
             quantize=quantize,
             on_progress=terminal.show,
         )
-    files = [output / file for file in (SITE_FILES if to == "web" else ONNX_FILES)]
     difference = max(parity.low_res_difference for parity in parities)
     mask_iou = min(parity.mask_iou for parity in parities)
     if as_json:
@@ -133,17 +135,21 @@ def _read_questions(name: str) -> list["Question"]:
     from samtune.prompt_text import decode_line, parse_prompt_line, read_lines
 
     questions: dict[Path, list[Question]] = {}  # those on one image in a row
+    sizes: dict[Path, tuple[int, ...]] = {}
     with open_lines(name) as lines:
         for number, line in enumerate(read_lines(lines), start=1):
             if not line.strip():
                 continue
             try:
                 asked = parse_prompt_line(decode_line(line))
-                known = questions.setdefault(asked.image, [])
-                image = known[0].image if known else read_image(asked.image)
-                asked.prompt.check_inside((image.shape[0], image.shape[1]))
+                if asked.image not in sizes:
+                    sizes[asked.image] = read_image(asked.image).shape
+                height, width, _ = sizes[asked.image]
+                asked.prompt.check_inside((height, width))
             except PromptError as error:
                 raise PromptError(f"{name}, line {number}: {error}") from error
+            known = questions.setdefault(asked.image, [])
+            image = known[0].image if known else asked.image  # the same, to be encoded once
             known.append(Question(image, asked.prompt))
     if not questions:
         raise PromptError(f"{name} holds no prompt to compare on: write a line of JSON into it.")

@@ -116,6 +116,15 @@ def check_output(path: Path, read: Iterable[Path]) -> None:
         OutputError: it cannot, or is.
     """
     check_writable(path)
+    check_not_read(path, read)
+
+
+def check_not_read(path: Path, read: Iterable[Path]) -> None:
+    """Make sure that a file to be written is none of those that are read.
+
+    Raises:
+        OutputError: it is.
+    """
     if real_path(path) in map(real_path, read):
         raise OutputError(
             f"{path} is what is read, and the result would overwrite it: give another --output."

@@ -18,6 +18,7 @@ import torch
 
 from samtune import __version__
 from samtune.adapter import Adapter
+from samtune.errors import OutputError
 from samtune.files import appearing_whole
 from samtune.onnx_files import (
     OPSET,
@@ -75,11 +76,12 @@ def export_onnx(
     Raises:
         ExportError: they do not answer as torch does (nothing is written then), the method cannot
             be exported, ONNX Runtime is missing, or the encoder is too large for one file.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or has another tool's model.yaml.
     """
     require_onnxruntime()  # before a minute of work
     told = on_progress or (lambda phase, done, total: None)
-    check_exportable(sam, adapter)
+    check_exportable(sam, adapter, folder)
+    refuse_others(folder / MODEL, "provider: samtune", "another model")
     with appearing_whole(folder, ONNX_FILES) as temporary:
         told("exporting", 0, 2)
         write_encoder(sam, temporary / ENCODER)
@@ -106,17 +108,37 @@ def export_onnx(
     return [parity]
 
 
+def refuse_others(file: Path, ours: str, what: str) -> None:
+    """Make sure that a file is not there, or one of samtune's.
+
+    Args:
+        file: what would be overwritten.
+        ours: what stands in samtune's own.
+        what: what it is called.
+
+    Raises:
+        OutputError: it is somebody else's.
+    """
+    if file.is_file() and ours not in file.read_text(encoding="utf-8", errors="replace"):
+        raise OutputError(f"{file} is {what}: give a folder of its own with --output.")
+
+
 def _model_yaml(name: str, image_size: int) -> str:
     """What labelling tools load as a custom model."""
     return _MODEL_YAML.format(
-        # What is JSON is YAML too, whatever characters a name has.
-        name=json.dumps(f"samtune-{name}"),
-        display_name=json.dumps(f"{name} (samtune)"),
+        name=_in_yaml(f"samtune-{name}"),
+        display_name=_in_yaml(f"{name} (samtune)"),
         encoder=ENCODER,
         decoder=DECODER,
         side=image_size,
         height=image_size * 2 // 3,
     )
+
+
+def _in_yaml(text: str) -> str:
+    """What is JSON is YAML too, but for its escapes of characters beyond the first 65,536."""
+    readable = text.encode("utf-8", errors="replace").decode()  # a file's name may be no text
+    return json.dumps(readable, ensure_ascii=False)
 
 
 def provenance(sam: Sam, adapter: Adapter, quantized: bool) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 from samtune.adapter import Adapter
-from samtune.errors import OutputError
-from samtune.export import PARITY, provenance
+from samtune.export import PARITY, provenance, refuse_others
 from samtune.files import appearing_whole
 from samtune.onnx_files import (
     check_exportable,
@@ -45,9 +44,7 @@ def check_place(folder: Path) -> None:
     Raises:
         OutputError: there is one.
     """
-    index = folder / INDEX
-    if index.is_file() and _OURS not in index.read_text(encoding="utf-8", errors="replace"):
-        raise OutputError(f"{index} is another page: give a folder of its own with --output.")
+    refuse_others(folder / INDEX, _OURS, "another page")
 
 
 def export_web(
@@ -83,7 +80,7 @@ def export_web(
     """
     require_onnxruntime()
     told = on_progress or (lambda phase, done, total: None)
-    check_exportable(sam, adapter)
+    check_exportable(sam, adapter, folder)
     check_place(folder)
     with appearing_whole(folder, SITE_FILES) as site:
         told("exporting", 0, 3)

@@ -68,8 +68,12 @@ def appearing_whole(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         OutputError: an OSError while writing (no permission, full disk, ...), in words.
     """
     temporary: Path | None = None
+    made = not is_there(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if (folder / name).is_dir():
+                raise OutputError(why_not_written(folder / name, OSError(errno.EISDIR, "")))
         temporary = Path(tempfile.mkdtemp(prefix=".samtune-", dir=folder))
         yield temporary
         (folder / names[-1]).unlink(missing_ok=True)
@@ -80,8 +84,9 @@ def appearing_whole(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only if it is empty: then it was made for nothing
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if it is empty: then it was made for nothing
 
 
 def is_there(path: Path) -> bool:

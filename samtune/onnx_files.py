@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from samtune.adapter import Adapter
-from samtune.errors import ExportError
+from samtune.errors import ExportError, OutputError
 from samtune.onnx_graphs import (
     DECODER_INPUTS,
     DECODER_OUTPUTS,
@@ -29,12 +29,19 @@ OPSET = 17  # the first with LayerNormalization; ONNX Runtime reads it from 1.13
 _LARGEST_ENCODER = 2**31 - 2**26  # bytes of weights; a protobuf file ends at 2 GiB
 
 
-def check_exportable(sam: Sam, adapter: Adapter) -> None:
+def check_exportable(sam: Sam, adapter: Adapter, folder: Path) -> None:
     """Make sure, before any work, that files can hold the image encoder and the adapter.
 
     Raises:
         ExportError: the encoder is too large, or the adapter's method is not one decoding.
+        OutputError: the folder's name is no text, and ONNX's libraries open no such file.
     """
+    try:
+        str(folder).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"{folder} is no name in UTF-8, which ONNX files need: choose another --output."
+        ) from error
     if not adapter.learned.exports:
         raise ExportError(
             f"an adapter of {adapter.info.method} cannot be exported: it finds objects by itself "
@@ -117,7 +124,7 @@ def quantize_encoder(path: Path) -> None:
 
 
 def quantize_decoder(path: Path) -> None:
-    """Turn the weights of the PLM's MLP into int8, in place.
+    """Turn the weights of the PLM's MLP into int8, in place; an adapter may have none.
 
     The frozen decoder in int8 is off by a tenth of an object (benchmarks/README.md).
     """
@@ -137,13 +144,14 @@ def _quantize(path: Path, within: str = "") -> None:
     prepared = path.with_suffix(".prepared.onnx")
     quant_pre_process(path, prepared, skip_optimization=True, skip_symbolic_shape=True)
     nodes = onnx.load(prepared, load_external_data=False).graph.node
-    quantize_dynamic(
-        prepared,
-        path,
-        op_types_to_quantize=["MatMul"],  # int8 convolutions are slower and lose most
-        nodes_to_quantize=[node.name for node in nodes if within in node.name],
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,  # 7 bits: without VNNI, sums of products of 8 bits overflow
-    )
+    if chosen := [node.name for node in nodes if within in node.name]:  # none would mean all
+        quantize_dynamic(
+            prepared,
+            path,
+            op_types_to_quantize=["MatMul"],  # int8 convolutions are slower and lose most
+            nodes_to_quantize=chosen,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,  # 7 bits: without VNNI, sums of products of 8 bits overflow
+        )
     prepared.unlink()

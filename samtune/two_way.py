@@ -22,10 +22,12 @@ gradient of all cells of its own.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from samtune.attention import (
@@ -170,7 +172,7 @@ class _Layer:
         add = torch.baddbmm if keep or first else Tensor.baddbmm_
         shares, given = self.shares.to(cells.dtype), self.given.to(cells.dtype)
         moved = add(cells, shares.transpose(1, 2), given)
-        self.norm = _Stage(layer.norm4, (moved,), keep)
+        self.norm = _Stage(partial(_normalised, layer.norm4), (moved,), keep)
         (self.moved,) = self.norm.outputs
 
     def _by_head(self, scores: Tensor) -> Tensor:
@@ -201,6 +203,14 @@ class _Layer:
         columns = (one.reshape(images, -1, width) for one in (self.folded, self.queries, d_mixed))
         thin, vectors = (torch.cat([*one], dim=1).to(d_cells.dtype) for one in (rows, columns))
         return d_tokens, d_prompt + more, d_cells.baddbmm_(thin.transpose(1, 2), vectors)
+
+
+def _normalised(norm: nn.LayerNorm, cells: Tensor) -> Tensor:
+    """Normalise cells of any type; a GPU's layer_norm takes weights of no other, the CPU's does."""
+    if cells.device.type == "cpu":
+        return cast(Tensor, norm(cells))
+    weight, bias = norm.weight.to(cells.dtype), norm.bias.to(cells.dtype)
+    return F.layer_norm(cells, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def _for_each_prompt(cells: Tensor, prompts: int) -> Tensor:

@@ -1,7 +1,8 @@
 """A device that is not the CPU, for machines without one: tensors there are the CPU's in disguise.
 
 Their device is called "meta", which every build of torch knows. As on a GPU, an operation on
-tensors of both devices fails, and so does numpy with a tensor that was not brought to the CPU.
+tensors of both devices fails, as does a layer_norm with weights of another type, and numpy with a
+tensor that was not brought to the CPU.
 """
 
 import sys
@@ -79,6 +80,8 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     here = [one for one in tensors if not isinstance(one, Elsewhere) and one.dim()]
     if any(one.device == OTHER for one in tensors if not isinstance(one, Elsewhere)):
         raise NotImplementedError(f"{schema.name} has a tensor of torch's own on that device")
+    if schema.name == "aten::native_layer_norm" and len({one.dtype for one in there}) > 1:
+        raise RuntimeError("a GPU normalises nothing by weights of another type")
     if there and here and schema.name not in _MAY_MIX:
         raise RuntimeError(f"{schema.name} has tensors on both devices")
     goes_there = bool(there)

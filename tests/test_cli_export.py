@@ -2,12 +2,15 @@
 
 import builtins
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from command import files_in, one_error, photo, run, use_instead_of_weights, write_adapter
 from PIL import Image
 from tiny_models import build_tiny_sam
 
+from samtune.cli_export import _read_questions
 from samtune.export_web import SITE_FILES
 from samtune.parity import Parity
 
@@ -65,6 +68,32 @@ def test_a_bad_line_of_prompts_is_named_before_any_work(workplace, content, name
     assert not (workplace / "out").exists()
 
 
+@pytest.mark.parametrize("read", ["adapter", "prompts"])
+def test_what_is_read_is_not_overwritten(workplace, read):
+    name, words = "decoder.onnx", ["decoder.onnx"]
+    if read == "prompts":
+        name, words = "parity.json", ["plates.safetensors", "--prompts", "parity.json"]
+        Image.fromarray(photo()).save("a.png")
+        Path(name).write_text('{"image": "a.png", "points": [[3, 4]]}')
+    else:
+        shutil.copy("plates.safetensors", name)
+    before = Path(name).read_bytes()
+    assert f"{name} is what is read" in one_error(run("export", *words))
+    assert Path(name).read_bytes() == before
+
+
+def test_prompts_keep_no_images_and_those_on_one_are_in_a_row(workplace):
+    for name in "ab":
+        Image.fromarray(photo()).save(f"{name}.png")
+    asked = zip("abab", "1234", strict=True)
+    lines = [f'{{"image": "{name}.png", "points": [[{x}, 4]]}}' for name, x in asked]
+    Path("clicks.jsonl").write_text("\n".join(lines))
+    questions = _read_questions("clicks.jsonl")
+    assert [one.prompt.points[0, 0] for one in questions] == [1, 3, 2, 4]
+    assert questions[0].image is questions[1].image  # which is encoded once
+    assert [one.image for one in questions[::2]] == [Path("a.png"), Path("b.png")]
+
+
 def test_without_onnxruntime_it_says_how_to_install_it(workplace, monkeypatch):
     load = builtins.__import__
 
@@ -80,7 +109,7 @@ def test_without_onnxruntime_it_says_how_to_install_it(workplace, monkeypatch):
 
 
 def test_files_that_differ_from_torch_are_an_error_and_not_there(workplace, monkeypatch):
-    monkeypatch.setattr("samtune.export.compare", lambda *a: Parity(5, 1, 3.0, 0.5, 0.1))
+    monkeypatch.setattr("samtune.export.compare", lambda *a: Parity(5, 1, 3.0, 0.5, 0.5, 0.1))
     message = one_error(run("export", "plates.safetensors", "-o", "out"))
     assert "0.5" in message
     assert "nothing was written" in message
@@ -122,7 +151,7 @@ def test_a_page_is_written_and_how_to_see_it_is_told(workplace, runtime):
 def test_json_names_the_page_s_files_and_the_worse_of_the_two_comparisons(
     workplace, runtime, monkeypatch
 ):
-    answers = iter([Parity(5, 1, 0.004, 0.9995, 0.0), Parity(5, 1, 0.002, 0.9992, 0.0)])
+    answers = iter([Parity(5, 1, 0.004, 0.9995, 1.0, 0.0), Parity(5, 1, 0.002, 0.9992, 1.0, 0.0)])
     monkeypatch.setattr("samtune.export_web.compare", lambda *arguments: next(answers))
     told = json.loads(run("export", "plates.safetensors", "--to", "web", "--json").stdout)
     assert told["files"] == list(SITE_FILES)

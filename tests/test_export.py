@@ -1,6 +1,7 @@
 """Exported files: driven by ONNX Runtime alone, whole or not there at all."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,9 +13,10 @@ from tiny_models import IMAGE_SIZE, build_adapter
 
 import samtune.parity
 from samtune.errors import ExportError, OutputError
-from samtune.export import export_onnx
+from samtune.export import _model_yaml, export_onnx
 from samtune.parity import LEAST_IOU_INT8, Parity, Question, drawn_questions
 from samtune.predictor import Predictor
+from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt
 
 FILES = {"encoder.onnx", "decoder.onnx", "model.yaml", "parity.json"}
@@ -160,13 +162,22 @@ def test_quantized_files_are_smaller_and_hold_int8(tiny_sam, adapter, exported, 
     assert not caplog.records  # the quantizer has nothing to complain of
 
 
+def test_the_frozen_decoder_of_a_mixture_alone_is_not_quantized(tiny_sam, adapter, tmp_path):
+    mixture = replace(adapter, learned=PromptLearning(None, adapter.learned.selector))
+    questions = [Question(photo(), Prompt.of(points=[(40, 20)]))]
+    export_onnx(tiny_sam, mixture, "a", tmp_path, questions, quantize=True)
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "decoder.onnx").graph.initializer}
+    assert onnx.TensorProto.INT8 not in kinds
+    assert files_in(tmp_path) == FILES
+
+
 @pytest.mark.parametrize(
     ("parity", "quantized", "named"),
     [
-        (Parity(3, 1, 0.02, 1.0, 0.0), False, "logits"),
-        (Parity(3, 1, 0.0, 0.998, 0.0), False, "masks"),
-        (Parity(3, 1, 2.0, 0.96, 0.0), True, "--quantize"),
-        (Parity(3, 1, float("nan"), float("nan"), 0.0), False, "masks"),
+        (Parity(3, 1, 0.02, 1.0, 1.0, 0.0), False, "logits"),
+        (Parity(3, 1, 0.0, 0.998, 0.998, 0.0), False, "masks"),
+        (Parity(3, 1, 2.0, 0.96, 1.0, 0.0), True, "--quantize"),
+        (Parity(3, 1, float("nan"), float("nan"), float("nan"), 0.0), False, "masks"),
     ],
 )
 def test_files_that_answer_differently_are_not_written(
@@ -187,16 +198,82 @@ def test_a_difference_is_seen_where_there_is_one(tiny_sam, exported):
     assert parity.mask_iou < 0.99
 
 
+@pytest.mark.parametrize(("logit", "passes"), [(0.005, True), (0.02, False)])
+def test_a_pixel_that_rounding_decides_is_no_difference(
+    tiny_sam, adapter, exported, monkeypatch, logit, passes
+):
+    opened = samtune.parity.open_session
+
+    def with_another_pixel(path):
+        session = opened(path)
+
+        def run(inputs):
+            masks, *others = session(inputs)
+            if path.name == "decoder.onnx":
+                nearest = np.unravel_index(np.abs(masks).argmin(), masks.shape)
+                masks[nearest] = -logit if masks[nearest] > 0 else logit
+            return [masks, *others]
+
+        return run if path.name == "decoder.onnx" else session
+
+    monkeypatch.setattr(samtune.parity, "open_session", with_another_pixel)
+    questions = [Question(photo(), Prompt.of(points=[(40, 20)]))]
+    files = exported / "encoder.onnx", exported / "decoder.onnx"
+    parity = samtune.parity.compare(tiny_sam, adapter, *files, questions)
+    assert parity.mask_iou < 1
+    assert (parity.decided_iou == 1) == passes
+
+
+def test_objects_of_few_pixels_need_not_agree_where_rounding_decides():
+    Parity(3, 1, 1e-4, 0.99, 1.0, 0.0).check(quantized=False)
+
+
 def test_a_failed_export_leaves_the_files_of_an_earlier_one(
     tiny_sam, adapter, exported, tmp_path, monkeypatch
 ):
     for name in FILES:
-        (tmp_path / name).write_bytes(b"earlier")
-    monkeypatch.setattr("samtune.export.compare", lambda *a: Parity(1, 1, 1.0, 0.0, 0.0))
+        (tmp_path / name).write_bytes(b"provider: samtune, earlier")
+    monkeypatch.setattr("samtune.export.compare", lambda *a: Parity(1, 1, 1.0, 0.0, 0.0, 0.0))
     with pytest.raises(ExportError):
         export_onnx(tiny_sam, adapter, "a", tmp_path, [])
     assert files_in(tmp_path) == FILES
-    assert all((tmp_path / name).read_bytes() == b"earlier" for name in FILES)
+    assert all((tmp_path / name).read_bytes() == b"provider: samtune, earlier" for name in FILES)
+
+
+def test_a_failed_export_leaves_the_folder_that_was_there(tiny_sam, adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr("samtune.export.compare", lambda *a: Parity(1, 1, 1.0, 0.0, 0.0, 0.0))
+    with pytest.raises(ExportError):
+        export_onnx(tiny_sam, adapter, "a", tmp_path, [])
+    assert files_in(tmp_path) == set()
+    assert tmp_path.is_dir()
+
+
+def test_a_folder_in_a_file_s_place_is_said_before_anything_is_replaced(
+    tiny_sam, adapter, tmp_path
+):
+    (tmp_path / "encoder.onnx").write_bytes(b"earlier")
+    (tmp_path / "decoder.onnx").mkdir()
+    with pytest.raises(OutputError, match=r"decoder\.onnx cannot be written: it is a folder"):
+        export_onnx(tiny_sam, adapter, "a", tmp_path, [])
+    assert (tmp_path / "encoder.onnx").read_bytes() == b"earlier"
+
+
+def test_another_tool_s_model_is_not_overwritten(tiny_sam, adapter, tmp_path):
+    (tmp_path / "model.yaml").write_text("provider: somebody")
+    with pytest.raises(OutputError, match=r"model\.yaml is another model: give a folder"):
+        export_onnx(tiny_sam, adapter, "a", tmp_path, [])
+
+
+def test_a_folder_whose_name_is_no_text_is_said_so(tiny_sam, adapter, tmp_path):
+    with pytest.raises(OutputError, match="is no name in UTF-8"):
+        export_onnx(tiny_sam, adapter, "a", tmp_path / "\udcff", [])
+
+
+@pytest.mark.parametrize("name", ["plates", 'a "b": c', "Straße", "\U0001f697", "\udcff"])
+def test_labelling_tools_read_any_name(name):
+    yaml = pytest.importorskip("yaml")
+    read = yaml.safe_load(_model_yaml(name, 1024))["display_name"]
+    assert read == f"{name} (samtune)".encode(errors="replace").decode()
 
 
 def test_a_folder_that_is_a_file_is_said_so(tiny_sam, adapter, tmp_path):

@@ -12,7 +12,7 @@ from upstream import difference, postprocess_masks
 
 from samtune.input_frame import input_size, scale_image
 from samtune.onnx_graphs import DecoderGraph, EncoderGraph
-from samtune.parity import Question, decoder_inputs
+from samtune.parity import decoder_inputs
 from samtune.predictor import Predictor
 from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt
@@ -30,8 +30,9 @@ def adapter(tiny_sam):
     return build_adapter(tiny_sam)
 
 
-def asked(question, features):
-    inputs = decoder_inputs(question, features.numpy(), IMAGE_SIZE)
+def asked(prompt, embedding):
+    features = embedding.features[None].numpy()
+    inputs = decoder_inputs(prompt, embedding.original_size, features, IMAGE_SIZE)
     return {name: torch.from_numpy(value) for name, value in inputs.items()}
 
 
@@ -53,7 +54,7 @@ def test_the_decoder_s_graph_gives_the_predictor_s_answer(tiny_sam, adapter, pro
     image = photo(size)
     embedding = tiny_sam.encode_image(image)
     (expected,) = Predictor(tiny_sam, plugged, every_cell=True).predict(embedding, [prompt])
-    inputs = asked(Question(image, prompt), embedding.features[None])
+    inputs = asked(prompt, embedding)
     with torch.no_grad():
         masks, iou_predictions, low_res_masks = DecoderGraph(tiny_sam, plugged)(**inputs)
     if which == "adapter":
@@ -68,7 +69,7 @@ def test_the_decoder_s_graph_gives_the_predictor_s_answer(tiny_sam, adapter, pro
 def test_a_mask_input_counts_if_the_flag_says_so_as_in_upstream(tiny_sam, adapter):
     image, prompt = photo(), PROMPTS[0]
     embedding = tiny_sam.encode_image(image)
-    inputs = asked(Question(image, prompt), embedding.features[None])
+    inputs = asked(prompt, embedding)
     generator = torch.Generator().manual_seed(0)
     inputs["mask_input"] = 10 * torch.randn(inputs["mask_input"].shape, generator=generator)
     graph = DecoderGraph(tiny_sam, adapter)

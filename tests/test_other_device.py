@@ -60,6 +60,20 @@ def answers_everywhere(adapter, sam, folder, path):
         assert np.mean(one != other) < 0.001
 
 
+def test_cells_in_bfloat16_attend_there_as_on_the_cpu(there, tiny_sam, toy_folder):
+    image = read_image(toy_folder / "images" / "1.png")
+    found = []
+    for sam in (tiny_sam, there):
+        features = sam.encode_image(image).features[None].to(sam.device, torch.bfloat16)
+        tokens = torch.linspace(-1, 1, 512).view(1, 2, 256).to(sam.device).requires_grad_()
+        nothing = sam.no_mask.to(torch.bfloat16)
+        answer, cells = sam.decoder.attend(features, sam.image_pe, tokens, nothing)
+        (answer[..., ::3].sum() + cells[..., ::3].float().sum()).backward()
+        found.append([one.detach().float().cpu() for one in (answer, cells, tokens.grad)])
+    for cpu, other in zip(*found, strict=True):
+        assert (cpu - other).norm() < 0.02 * cpu.norm()
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"pmm": False, "dense_prompt": False}, {"auto": True}, IN_TURNS],

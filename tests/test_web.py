@@ -104,7 +104,9 @@ def test_another_page_is_not_overwritten_and_an_earlier_export_is(site, tmp_path
 def test_models_that_answer_differently_are_not_written(
     tiny_sam, adapter, archive, tmp_path, monkeypatch, bad
 ):
-    answers = iter([Parity(1, 1, 3.0 if bad == number else 0.0, 1.0, 0.0) for number in (0, 1)])
+    answers = iter(
+        [Parity(1, 1, 3.0 if bad == number else 0.0, 1.0, 1.0, 0.0) for number in (0, 1)]
+    )
     monkeypatch.setattr("samtune.export_web.compare", lambda *arguments: next(answers))
     with pytest.raises(ExportError, match="nothing was written"):
         export_web(tiny_sam, adapter, "a", tmp_path / "out", [], archive)
