@@ -24,7 +24,15 @@ from samtune.cli_refine import refine
 from samtune.cli_segment import segment
 from samtune.cli_sensitivity import sensitivity
 from samtune.config import settings_in_words
-from samtune.console import Group, JsonOption, QuietOption, Terminal, fall_silent, print_json
+from samtune.console import (
+    Group,
+    JsonOption,
+    QuietOption,
+    Terminal,
+    end_in_order,
+    fall_silent,
+    print_json,
+)
 from samtune.errors import CheckpointError
 from samtune.words import count, file_size, percent
 
@@ -56,7 +64,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold any bytes
             stream.reconfigure(errors="backslashreplace")
-    fall_silent()
+    if sys.argv[1:2] == ["fit"]:  # nothing else is shared by processes
+        fall_silent()
+    end_in_order()
     keep_freed_memory()
     app()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samtune.cli_inputs import check_writable, open_sam, read_data
+from samtune.cli_inputs import check_outputs, open_sam, read_data
 from samtune.cli_references import (
     ReferenceBoxOption,
     ReferenceClassOption,
@@ -115,12 +115,11 @@ def evaluate(
     )
     check_references(context, paths, shown)
     files = None if report is None else report_files(report)
-    for file in files or ():
-        check_writable(file)
     stages = Stages()
     with Terminal(quiet) as terminal:
         with stages.measure("reading data"):
             dataset = read_data(terminal, data, class_id, objects, images)
+            check_outputs(files or (), dataset)
         with stages.measure("loading the model"):
             sam = open_sam(terminal, checkpoint, device)
             marked = read_references(shown, sam)

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from samtune.cli_fit_data import check_outputs, read_references, read_train_and_held_out
+from samtune.cli_fit_data import read_references, read_train_and_held_out
 from samtune.cli_fit_plm import fit_plm
 from samtune.cli_fit_references import fit_from_references, parse_parts
 from samtune.cli_fit_vrp import parse_classes, train_vrp
+from samtune.cli_inputs import check_outputs
 from samtune.cli_report import report_files
 from samtune.config import PARTS, FitConfig, MethodName, Precision, VrpConfig
 from samtune.console import (

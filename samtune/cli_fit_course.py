@@ -57,16 +57,17 @@ def say_where_to_start(terminal: Terminal, state: Path, resume: bool) -> None:
 
 @contextlib.contextmanager
 def explained_interruption(state: Path, *, is_first: bool = True) -> Iterator[None]:
-    """Say how to go on after Ctrl-C."""
+    """Say how to go on after Ctrl-C, or after a signal that ends a command in order."""
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, SystemExit) as error:
+        code = int(error.code or 0) if isinstance(error, SystemExit) else 130
         if not is_first:
-            raise typer.Exit(130) from error
+            raise typer.Exit(code) from error
         if state.is_file():
             saved = datetime.fromtimestamp(state.stat().st_mtime).strftime("%H:%M:%S")
             hint = f"the same command with --resume goes on from {saved} ({state})"
         else:
             hint = "training had nothing to save yet; images that were encoded stay in the cache"
         typer.echo(f"Interrupted: {hint}.", err=True)
-        raise typer.Exit(130) from error
+        raise typer.Exit(code) from error

@@ -1,11 +1,10 @@
 """What `samtune fit` reads: what to learn from, and what is held out."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samtune.cli_inputs import check_output, read_data
+from samtune.cli_inputs import read_data
 from samtune.config import FitConfig
 from samtune.console import Terminal
 from samtune.errors import DatasetError
@@ -77,18 +76,6 @@ def hold_out(
     if val_fraction is None and len(held_out.objects) < config.fewest_held_out:
         return dataset, None
     return train, held_out
-
-
-def check_outputs(files: Iterable[Path], *datasets: "Dataset | None") -> None:
-    """As `check_output`: the files against all that data sets are made of."""
-    read = set()
-    for dataset in datasets:
-        if dataset is not None:
-            pairs = (*dataset.pairs, *dataset.empty)
-            read |= {file for pair in pairs for file in (pair.image, pair.mask)}
-            read |= {dataset.folder, *(one.path for one in dataset.skipped)}
-    for file in files:
-        check_output(file, read)
 
 
 def in_words(dataset: "Dataset") -> str:

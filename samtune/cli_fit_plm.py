@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from samtune.cli_fit_course import explained_interruption, say_where_to_start, show_progress
-from samtune.cli_fit_data import check_outputs, empty_in_words
+from samtune.cli_fit_data import empty_in_words
 from samtune.cli_fit_result import explain_failure, next_command, scores_in_words, summary
-from samtune.cli_inputs import open_sam
+from samtune.cli_inputs import check_outputs, open_sam
 from samtune.cli_report import report_fit
 from samtune.config import FitConfig
 from samtune.console import Terminal, print_json, speak_of_errors

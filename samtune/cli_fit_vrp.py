@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from samtune.cli_fit_course import explained_interruption, say_where_to_start, show_progress
-from samtune.cli_fit_data import check_outputs
 from samtune.cli_fit_result import segment_command
-from samtune.cli_inputs import open_sam
+from samtune.cli_inputs import check_outputs, open_sam
 from samtune.config import VrpConfig
 from samtune.console import Terminal, print_json, table
 from samtune.errors import DatasetError

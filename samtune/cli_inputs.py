@@ -131,6 +131,18 @@ def check_not_read(path: Path, read: Iterable[Path]) -> None:
         )
 
 
+def check_outputs(files: Iterable[Path], *datasets: "Dataset | None") -> None:
+    """As `check_output`: the files against all that data sets are made of."""
+    read = set()
+    for dataset in datasets:
+        if dataset is not None:
+            pairs = (*dataset.pairs, *dataset.empty)
+            read |= {file for pair in pairs for file in (pair.image, pair.mask)}
+            read |= {dataset.folder, *(one.path for one in dataset.skipped)}
+    for file in files:
+        check_output(file, read)
+
+
 class _Enough(Exception):
     """Ends a trial of writing."""
 

@@ -27,7 +27,6 @@ from samtune.cli_results import Source, Wanted
 from samtune.cli_segmenter import Segmenter
 from samtune.cli_sources import Refining, open_source
 from samtune.console import Terminal
-from samtune.errors import OutputError
 from samtune.ray_blocks import Record, connect, go_to, run_blocks, shared_device
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ class Job:
     Attributes:
         folder: where relative names begin.
         keep: images that a result could be called like.
+        there_before: as for writers.py's Target.
         others: as the options of `segment`.
     """
 
@@ -66,6 +66,8 @@ class Job:
     formats: tuple[str, ...]
     output: Path
     wanted: Wanted
+    overwrite: bool
+    there_before: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def segment_on_ray(
         address: of the cluster, or "local".
         job: what is asked.
         questions: of which images.
-        writers: of the whole run; they say which files are in the way, and COCO's writes its file.
+        writers: of the whole run; COCO's writes its file, the others' files are the workers'.
 
     Yields:
         What came of each question, in their order.
@@ -99,7 +101,7 @@ def segment_on_ray(
     connect(address)
     job = replace(job, device=shared_device(job.device))
     folder = job.output / f".samtune-ray-{_identity(job, questions)}"
-    questions = _with_files_in_the_way(folder, questions, writers)
+    job = replace(job, there_before=_there_before(folder, job, writers))
     blocks = _blocks(questions)
     known: dict[int, Outcome] = {}
     order = iter(question.number for question in questions)
@@ -153,8 +155,8 @@ def segment_block(job: Job, block: Block) -> Record:
     names = Names(job.output, job.keep)
     for stem in block.left:
         names.leave(stem)
-    # What was there before the run is no question any more; the rest is an earlier worker's.
-    target = Target(names, list(dict.fromkeys(job.labels)), True, notes.append)
+    labels = list(dict.fromkeys(job.labels))
+    target = Target(names, labels, job.overwrite, notes.append, there_before=job.there_before)
     writers = open_writers((name for name in job.formats if name != "coco"), target)
     coco = CocoNotes(target) if "coco" in job.formats else None
     if coco is not None:
@@ -212,48 +214,33 @@ def _unnumbered(stem: str) -> str:
     return start if start and number.isdecimal() else stem
 
 
-def _with_files_in_the_way(
-    folder: Path, questions: list[Question], writers: "dict[str, Writer]"
-) -> list[Question]:
-    """Questions that would replace labels made by hand become errors, as on one machine.
+def _there_before(folder: Path, job: Job, writers: "dict[str, Writer]") -> frozenset[str]:
+    """Names of files with labels that may be somebody's, without regard to case.
 
-    It is looked before the first start alone: what is found by a later one is the run's own.
+    It is looked before the first start: what is found by a later one is the run's own.
     """
     from samtune.files import atomic_write
+    from samtune.writers import ImageFiles
 
-    path = folder / "in_the_way.json"
-    if not path.is_file():
-        found: dict[int, str] = {}
-        of_image: dict[Path, str | None] = {}
-        for question in questions:
-            if question.error is None:
-                if question.image not in of_image:
-                    of_image[question.image] = _in_the_way(question.image, writers)
-                why = of_image[question.image]
-                found |= {} if why is None else {question.number: why}
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(found), encoding="utf-8")
-    blocked = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        replace(question, error=OutputError(blocked[str(question.number)]))
-        if str(question.number) in blocked
-        else question
-        for question in questions
-    ]
-
-
-def _in_the_way(image: Path, writers: "dict[str, Writer]") -> str | None:
-    try:
-        for writer in writers.values():
-            writer.plan(image, [])
-    except OutputError as error:
-        return str(error)
-    return None
+    path = folder / "there_before.json"
+    endings = tuple(
+        f".{one.ending}"
+        for one in writers.values()
+        if isinstance(one, ImageFiles) and one.edited_by_people
+    )
+    there = {one.name for one in job.output.iterdir()} if job.output.is_dir() else set()
+    if path.is_file():
+        there.intersection_update(json.loads(path.read_text(encoding="utf-8")))
+    kept = [] if job.overwrite else sorted(name for name in there if name.endswith(endings))
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(kept), encoding="utf-8")
+    return frozenset(name.casefold() for name in kept)
 
 
 def _identity(job: Job, questions: list[Question]) -> str:
     """What tells a run from others in the same folder: all that its results depend on."""
-    digest = hashlib.sha256(repr(job).encode())
+    asked = replace(job, overwrite=False)  # of the files that were in the way
+    digest = hashlib.sha256(repr(asked).encode())
     for path in (*job.adapters, Path(job.checkpoint)):
         if path is not None and path.is_file():
             status = path.stat()

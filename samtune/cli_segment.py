@@ -267,6 +267,7 @@ def segment(
             formats=tuple(chosen),
             output=output,
             wanted=wanted,
+            overwrite=overwrite,
         )
         with Terminal(quiet) as terminal:
             resolve(checkpoint, terminal.show_bytes)  # fetched once, for the workers here

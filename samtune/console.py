@@ -7,6 +7,7 @@ a line and nothing else. Nothing here imports torch, numpy or rich before a comm
 import errno
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -79,6 +80,22 @@ def fall_silent() -> None:
     """
     if not started().is_first:
         sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
+
+
+def end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end a command as an interruption does: what is done is kept.
+
+    Batch systems send them when time is up. A second one ends it at once.
+    """
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not nohup's
+            signal.signal(number, end)
 
 
 def speak_of_errors() -> None:

@@ -115,7 +115,7 @@ def find_objects(
     misses = 0
     while len(found) < max_objects and misses < search.patience and (prompt := search.propose()):
         (answer,) = predictor.predict(embedding, [prompt], all_masks=all_masks, refine=refine)
-        if prompt.everything and max_objects > 1:
+        if prompt.everything and (max_objects > 1 or known):
             parts = connected_parts(answer, embedding, predictor.sam.image_size)
             return _accepted(search, prompt, parts, max_objects, outlined)
         presence = search.presence(answer)

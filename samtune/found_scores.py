@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.finding import find_objects
-from samtune.metrics import iou
+from samtune.masks import DatasetObject
 from samtune.predictor import Predictor
 from samtune.turns import Answering, who_answers
 
@@ -38,20 +38,26 @@ class FoundScores:
 
 
 def matched_ious(
-    masks: Sequence[NDArray[np.bool_]], targets: Sequence[NDArray[np.bool_]]
+    masks: Sequence[NDArray[np.bool_]], targets: Sequence[DatasetObject]
 ) -> list[float]:
     """IoU of each target with the mask that is matched with it; 0 without one.
 
     Args:
         masks: (H, W) bool, what was found.
-        targets: (H, W) bool, what is there.
+        targets: what is there.
 
     Example:
         >>> left, right = np.array([[True, False]]), np.array([[False, True]])
-        >>> matched_ious([right], [left, right])
+        >>> matched_ious([right], [DatasetObject.of(left), DatasetObject.of(right)])
         [0.0, 1.0]
     """
-    pairs = np.array([[iou(mask, target) for target in targets] for mask in masks])
+    areas = [int(np.count_nonzero(mask)) for mask in masks]
+    pairs = np.array(
+        [
+            [target.iou(mask, area) for target in targets]
+            for mask, area in zip(masks, areas, strict=True)
+        ]
+    )
     found = [0.0] * len(targets)
     while pairs.size and (best := float(pairs.max())) > 0:
         mask, target = np.unravel_index(int(pairs.argmax()), pairs.shape)
@@ -87,7 +93,7 @@ def score_found(
     for index, pair in enumerate(pairs):
         _, embedding = cache.encode(pair.read(), answering.sam)
         answers = find_objects(who_answers(answering, index), embedding, max_objects).objects
-        targets = [thing.mask() for thing in dataset.objects if thing.image_index == index]
+        targets = [thing for thing in dataset.objects if thing.image_index == index]
         scores += matched_ious([one.prediction.mask for one in answers], targets)
         found += len(answers)
         if on_progress is not None:

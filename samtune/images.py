@@ -270,6 +270,12 @@ def _colour_mask(path: Path | IO[bytes]) -> ImageError:
 def _write(path: Path, image: Image.Image) -> None:
     encoded = io.BytesIO()  # in memory first: Pillow hides a full disk behind its own errors
     lossy = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-    image.save(encoded, format=Image.registered_extensions()[path.suffix.lower()], **lossy)
+    try:
+        image.save(encoded, format=Image.registered_extensions()[path.suffix.lower()], **lossy)
+    except (OSError, ValueError) as error:  # Pillow's encoders say no more than that
+        width, height = image.size
+        raise OutputError(
+            f"{path} cannot hold {width}×{height} px ({error}): a JPEG's sides end at 65,500."
+        ) from error
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.getvalue())

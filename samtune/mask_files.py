@@ -20,6 +20,7 @@ from samtune.masks import (
     LabelReading,
     Labels,
     Meaning,
+    check_meaning,
     count_values,
     decide_reading,
     objects_in,
@@ -64,11 +65,7 @@ def load_mask_files(
     Raises:
         DatasetError: as load_dataset.
     """
-    if class_id is not None and objects == "instances":
-        raise DatasetError(
-            f"mask values are either class ids or instance labels: with class {class_id}, "
-            'ask for "mask" or "components" objects instead of "instances".'
-        )
+    check_meaning(objects, class_id)
     pairing = find_pairs(folder)
     files: list[_PairOfFiles] = []
     for done, pair in enumerate(pairing.pairs, start=1):

@@ -77,6 +77,21 @@ class DatasetObject:
         mask[y0:y1, x0:x1] = self._crop()
         return mask
 
+    def iou(self, mask: npt.NDArray[np.bool_], area: int) -> float:
+        """IoU with an (H, W) mask, which has so many pixels, without making one of the object.
+
+        Example:
+            >>> mask = np.array([[True, True, False]])
+            >>> DatasetObject.of(np.array([[False, True, True]])).iou(mask, area=2)
+            0.3333333333333333
+        """
+        if mask.shape != self.size:
+            raise ValueError(f"a mask of {mask.shape} has no IoU with one of {self.size}")
+        x0, y0, x1, y1 = self.box
+        crop = self._crop()
+        common = int(np.count_nonzero(mask[y0:y1, x0:x1] & crop))
+        return common / (int(np.count_nonzero(crop)) + area - common)
+
     def mirrored(self, image_index: int) -> "DatasetObject":
         """The object as it is in the mirror image, which is this one of the pairs.
 
@@ -155,6 +170,19 @@ def class_number(holder: Path, class_id: int | str | None) -> int | None:
     )
 
 
+def check_meaning(meaning: Meaning | None, class_id: int | None) -> None:
+    """Make sure that numbers are not to be two things at once.
+
+    Raises:
+        DatasetError: they are.
+    """
+    if class_id is not None and meaning == "instances":
+        raise DatasetError(
+            f"mask values are either class ids or instance labels: with class {class_id}, "
+            'ask for "mask" or "components" objects instead of "instances".'
+        )
+
+
 def count_values(labels: Labels) -> Counter[int]:
     """How many pixels each number above 0 has in a mask.
 
@@ -227,7 +255,12 @@ def decide_reading(
 def reading_of(
     labels: Labels, meaning: Meaning | None = None, class_id: int | None = None
 ) -> LabelReading:
-    """What the numbers of a single mask mean: decide_reading where there is no data set."""
+    """What the numbers of a single mask mean: decide_reading where there is no data set.
+
+    Raises:
+        DatasetError: numbers are to be classes and instances at once.
+    """
+    check_meaning(meaning, class_id)
     return decide_reading([count_values(labels)], meaning, class_id, solid=solid_values(labels))
 
 

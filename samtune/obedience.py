@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import encoded_images
-from samtune.metrics import iou
+from samtune.masks import DatasetObject
 from samtune.pairs import Pair
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt, center_point, points_off
@@ -71,29 +72,48 @@ def measure_obedience(
     """
     beside: list[list[tuple[bool, float | None]]] = [[] for _ in predictors]
     present: list[list[float | None]] = [[] for _ in predictors]
-    for index, embedding, things in encoded_images(dataset, sam, cache, None, on_progress):
-        masks = [thing.mask() for thing in things]
+    judged = any(isinstance(one, Predictor) and one.adapter is not None for one in predictors)
+    empty = dataset.empty if judged else ()
+    total = len(dataset.pairs) + len(empty)
+    told = on_progress or (lambda done, total: None)
+    images = encoded_images(dataset, sam, cache, None, lambda done, _: told(done, total))
+    for index, embedding, things in images:
+        covered = np.zeros(embedding.original_size, dtype=bool)
+        for thing in things:  # one after another: there may be hundreds
+            covered |= thing.mask()
         rng = np.random.default_rng([index + 1, 7])
-        places = points_off(np.any(masks, axis=0), rng, CLICKS)
+        places = points_off(covered, rng, CLICKS)
         clicks = [Prompt.of([(x, y)]) for x, y in places.tolist()]
         for number, one in enumerate(predictors):
             predictor = who_answers(one, index)
             beside[number] += [
-                (max(iou(answer.mask, mask) for mask in masks) > FALSE_IOU, answer.presence)
+                (_is_one_of(things, answer.mask), answer.presence)
                 for answer in predictor.predict(embedding, clicks)
             ]
             if predictor.adapter is not None:
-                centers = [center_point(mask) for mask in masks]
+                centers = [center_point(thing.mask()) for thing in things]
                 present[number] += predictor.presence(embedding, centers)
-    alarmed = _alarmed(dataset.empty, sam, predictors, cache)
+    alarmed = _alarmed(
+        empty, sam, predictors, cache, lambda done: told(len(dataset.pairs) + done, total)
+    )
     return [
         _shares(own, there, len(dataset.empty), share)
         for own, there, share in zip(beside, present, alarmed, strict=True)
     ]
 
 
+def _is_one_of(things: Sequence[DatasetObject], mask: NDArray[np.bool_]) -> bool:
+    """Whether a mask is of one of the objects."""
+    area = int(np.count_nonzero(mask))
+    return any(thing.iou(mask, area) > FALSE_IOU for thing in things)
+
+
 def _alarmed(
-    empty: Sequence[Pair], sam: Sam, predictors: Sequence[Answering], cache: EmbeddingCache
+    empty: Sequence[Pair],
+    sam: Sam,
+    predictors: Sequence[Answering],
+    cache: EmbeddingCache,
+    on_progress: Callable[[int], None],
 ) -> list[float | None]:
     """For each predictor, on what share of images without an object it takes a click for one."""
     alarms: list[list[bool]] = [[] for _ in predictors]
@@ -106,6 +126,7 @@ def _alarmed(
             if isinstance(one, Predictor):
                 known = [told for told in one.presence(embedding, clicks) if told is not None]
                 found += [max(known) >= PRESENT] if known else []
+        on_progress(index + 1)
     return [float(np.mean(found)) if found else None for found in alarms]
 
 

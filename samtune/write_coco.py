@@ -8,14 +8,17 @@ coco.json's folder, or its mere name where it lies elsewhere. Shards of a run wr
 coco.1-of-4.json, with ids of their own, so that their lists only need to be joined.
 """
 
+import io
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 from samtune import __version__
-from samtune.files import atomic_write, by_its_name
+from samtune.errors import OutputError
+from samtune.files import atomic_write, by_its_name, why_not_written
 from samtune.results import Result
 from samtune.rle import encode_rle
 from samtune.write_polygons import corner_polygons
@@ -31,7 +34,7 @@ class Coco(Writer):
         super().__init__(target)
         self._path = target.take_annotations(target.shard.stem("coco"), "json")
         self._numbers = target.numbers("coco", first=1)
-        self._spools: tuple[IO[str], IO[str]] | None = None  # of images and annotations
+        self._spools: tuple[BinaryIO, BinaryIO] | None = None  # of images and annotations
         self._id_of: dict[Path, int] = {}
         self._file_names: set[str] = set()
         self._annotation_count = 0
@@ -54,14 +57,22 @@ class Coco(Writer):
 
     def note(self, image: Path, size: tuple[int, int], objects: list[dict[str, Any]]) -> None:
         """Note an image of a size (H, W), and entries without ids for its objects."""
+        try:
+            self._note(by_its_name(image), size, objects)
+        except OSError as error:
+            raise OutputError(why_not_written(self._path, error)) from error
+
+    def _note(self, image: Path, size: tuple[int, int], objects: list[dict[str, Any]]) -> None:
         if self._spools is None:
-            self._spools = _spool(), _spool()
+            self._spools = _spool(self._path.parent), _spool(self._path.parent)
         images, annotations = self._spools
-        image = by_its_name(image)
         if image not in self._id_of:
-            self._id_of[image] = self.target.shard.number(len(self._id_of) + 1)
-            entry = {"id": self._id_of[image], "file_name": self._file_name(image)}
-            _append(images, {**entry, "width": size[1], "height": size[0]})
+            number = self.target.shard.number(len(self._id_of) + 1)
+            name = self._file_name(image)
+            entry = {"id": number, "file_name": name, "width": size[1], "height": size[0]}
+            _append(images, entry)
+            self._id_of[image] = number
+            self._file_names.add(name)
         for entry in objects:
             self._annotation_count += 1
             number = self.target.shard.number(self._annotation_count)
@@ -96,7 +107,6 @@ class Coco(Writer):
             if name not in self._file_names:
                 break
             name = f"{parent.name}/{name}"
-        self._file_names.add(name)
         return name
 
 
@@ -117,20 +127,31 @@ class CocoNotes(Coco):
         return noted
 
 
-def _spool() -> IO[str]:
-    return tempfile.TemporaryFile("w+", encoding="ascii")
+def _spool(folder: Path) -> BinaryIO:
+    """A nameless file beside the results: a system's own place for such may be too small."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return cast(BinaryIO, tempfile.TemporaryFile("w+b", buffering=0, dir=folder))
 
 
-def _append(spool: IO[str], entry: dict[str, Any]) -> None:
-    spool.write(json.dumps(entry) + "\n")
+def _append(spool: BinaryIO, entry: dict[str, Any]) -> None:
+    """Add a whole line, or none."""
+    end = spool.seek(0, os.SEEK_END)
+    line = memoryview(json.dumps(entry).encode("ascii") + b"\n")
+    try:
+        while line:
+            line = line[spool.write(line) :]
+    except OSError:
+        spool.truncate(end)
+        raise
 
 
-def _copy(spool: IO[str], file: IO[str]) -> None:
+def _copy(spool: BinaryIO, file: IO[str]) -> None:
     spool.seek(0)
     separator = "\n"
-    for line in spool:
-        file.write(separator + line.rstrip("\n"))
-        separator = ",\n"
+    with io.BufferedReader(cast(io.RawIOBase, spool)) as lines:
+        for line in lines:
+            file.write(separator + line.decode("ascii").rstrip("\n"))
+            separator = ",\n"
 
 
 def _described(result: Result) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 
 from samtune.errors import OutputError
-from samtune.files import atomic_write, by_its_name, is_there
+from samtune.files import atomic_write, by_its_name
 from samtune.outlines import mask_to_outlines
 from samtune.polygons import Polygon
 from samtune.results import Result
@@ -74,7 +74,7 @@ class Yolo(ImageFiles):
 
     def _take_list(self, stem: str, ending: str, text: str) -> tuple[Path, str]:
         (path,) = self.target.names.take(stem, ending)
-        if is_there(path) and not self.target.overwrite and _content(path) != text:
+        if self.target.keeps(path) and _content(path) != text:
             raise OutputError(
                 f"{path} exists and lists other classes: choose another folder with --output, "
                 "other names with --label, or --overwrite it."

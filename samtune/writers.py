@@ -6,7 +6,7 @@ once an image then grows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +34,8 @@ class Target:
             corrected by hand, and hours of work would be gone.
         note: told, in a sentence, what a format cannot hold; the same sentence may come again.
         shard: which part of a run this is: files that span all images have it in their name.
+        there_before: names, without regard to case, of the files that may not be replaced, if not
+            all that are there: others are an earlier worker's.
         own_numbers: by format, the numbers that classes have in files of that format which these
             masks come from, by their names.
     """
@@ -44,6 +46,7 @@ class Target:
     note: Callable[[str], None]
     shard: Shard = WHOLE_RUN
     own_numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    there_before: Collection[str] | None = None
 
     def numbers(self, form: str, first: int) -> dict[str, int]:
         """The number of each class in a format: its own, or else counted from `first` on."""
@@ -57,12 +60,17 @@ class Target:
             OutputError: it exists, and may not be replaced.
         """
         (path,) = self.names.take(stem, ending)
-        if is_there(path) and not self.overwrite:
+        if self.keeps(path):
             raise OutputError(
                 f"{path} exists and may hold labels made by hand: choose another folder with "
                 "--output, or --overwrite it."
             )
         return path
+
+    def keeps(self, path: Path) -> bool:
+        """Whether a file is there that may not be replaced."""
+        its_own = self.there_before is not None and path.name.casefold() not in self.there_before
+        return is_there(path) and not self.overwrite and not its_own
 
 
 class Writer(ABC):

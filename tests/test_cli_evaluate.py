@@ -143,6 +143,27 @@ def test_a_report_is_a_page_and_its_numbers_beside_the_usual_output(
     assert f"{100 * by_name['a']:.1f}" in page
 
 
+def test_a_report_overwrites_nothing_that_it_is_about(three_images):
+    images = sorted((three_images / "images").iterdir())
+    sizes = [Image.open(one).size for one in images]
+    data = {
+        "images": [
+            {"id": n, "file_name": f"images/{one.name}", "width": size[0], "height": size[1]}
+            for n, (one, size) in enumerate(zip(images, sizes, strict=True))
+        ],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "segmentation": [[40, 30, 80, 30, 60, 70]]}
+            for n in range(len(images))
+        ],
+        "categories": [{"id": 1, "name": "disk"}],
+    }
+    annotations = three_images / "report.json"
+    annotations.write_text(json.dumps(data))
+    message = one_error(run("evaluate", annotations, "--report", three_images))
+    assert "report.json is what is read" in message
+    assert json.loads(annotations.read_text()) == data
+
+
 def test_a_photo_whose_name_is_no_text_is_in_the_report_all_the_same(three_images, tmp_path):
     for part in ("images", "masks"):
         (three_images / part / "1.png").rename(three_images / part / os.fsdecode(b"\xff.png"))

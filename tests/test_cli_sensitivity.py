@@ -39,6 +39,12 @@ def expected(sam, image, mask, adapter=None, count=20):
     )
 
 
+def test_numbers_are_classes_or_instances_and_not_both(image, mask):
+    words = ["--mask", mask, "--class", 1, "--objects", "instances", "-o", "map.png"]
+    message = one_error(run("sensitivity", image, *words))
+    assert "either class ids or instance labels" in message
+
+
 def test_json_holds_the_library_s_numbers_for_plain_sam_and_each_adapter(
     tiny_sam, image, mask, tmp_path
 ):

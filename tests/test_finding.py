@@ -138,6 +138,9 @@ def test_an_answer_with_everything_is_one_object_unless_several_are_asked_for(al
     assert (lower | upper == both.prediction.mask).all()
     assert lower[80:112, 64:112].mean() > 0.9
     assert upper[16:32, 16:48].mean() > 0.9
+    # With one place left beside a known one, the union of both would be known, too.
+    (other,) = masks(find_objects(*looking, max_objects=1, known=[lower]))
+    assert (other == upper).all()
 
 
 def test_parts_that_are_not_like_the_reference_are_no_objects(all_at_once):

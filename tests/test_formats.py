@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import functools
 import io
 import json
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import shapely
 import yaml
+from command import files_in
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -22,6 +24,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from test_polygons import LATTICE, RING
 
+import samtune.write_coco
 from samtune.errors import OutputError
 from samtune.formats import FORMATS, open_writers
 from samtune.images import IMAGE_SUFFIXES
@@ -374,6 +377,33 @@ def test_coco_names_images_as_seen_from_its_folder_and_tells_namesakes_apart(tmp
     data = json.loads((tmp_path / "out" / "coco.json").read_text())
     names = [image["file_name"] for image in data["images"]]
     assert names == ["x/a.jpg", "a.jpg", "two/a.jpg", "three/two/a.jpg"]
+
+
+def test_coco_collects_beside_its_file_and_says_when_that_place_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "too small to be there"))
+    append = samtune.write_coco._append
+    with writing("coco", tmp_path / "out") as write:
+        write("a.jpg", [RING])
+
+        class Full(io.FileIO):
+            def write(self, line):
+                super().write(line[:5])
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        def full(spool, entry):
+            with Full(spool.fileno(), "r+", closefd=False) as there:
+                append(there, entry)
+
+        monkeypatch.setattr(samtune.write_coco, "_append", full)
+        with pytest.raises(OutputError, match=r"coco\.json cannot be written: the disk is full"):
+            write("b.jpg", [RING])
+        monkeypatch.setattr(samtune.write_coco, "_append", append)
+        write("c.jpg", [RING])
+        write("b.jpg", [RING])
+    assert files_in(tmp_path / "out") == {"coco.json"}
+    told = json.loads((tmp_path / "out" / "coco.json").read_text())  # no half line is in it
+    assert [one["file_name"] for one in told["images"]] == ["a.jpg", "c.jpg", "b.jpg"]
+    assert len(told["annotations"]) == 3
 
 
 def test_coco_of_no_image_is_no_file(tmp_path):

@@ -10,22 +10,27 @@ from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.finding import Finding, Found
 from samtune.found_scores import FoundScores, matched_ious, score_found
+from samtune.masks import DatasetObject
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt
 from samtune.turns import Turns
 
 
+def objects(*masks):
+    return [DatasetObject.of(mask) for mask in masks]
+
+
 def test_found_masks_are_matched_one_to_one_and_the_best_pair_first():
     target, other = square(0, 0, 2, 2), square(5, 5)
     good, better = square(0, 0, 2, 1), square(0, 0, 2, 2)
-    assert matched_ious([good, better], [target, other]) == [1.0, 0.0]
-    assert matched_ious([good, square(5, 5)], [target, other]) == [0.5, 1.0]
-    assert matched_ious([], [target]) == [0.0]
+    assert matched_ious([good, better], objects(target, other)) == [1.0, 0.0]
+    assert matched_ious([good, square(5, 5)], objects(target, other)) == [0.5, 1.0]
+    assert matched_ious([], objects(target)) == [0.0]
 
 
 def test_a_mask_over_two_objects_counts_for_one():
     both = square(0, 0, 1, 3)
-    assert matched_ious([both], [square(0, 0, 1, 2), square(0, 2)]) == [2 / 3, 0.0]
+    assert matched_ious([both], objects(square(0, 0, 1, 2), square(0, 2))) == [2 / 3, 0.0]
 
 
 @pytest.fixture

@@ -184,6 +184,12 @@ def test_a_file_without_permission_is_not_called_damaged(tmp_path):
         read_image(path)
 
 
+def test_a_picture_that_its_format_cannot_hold_is_said_so(tmp_path):
+    with pytest.raises(OutputError, match=r"a\.jpg cannot hold 65520×3 px"):
+        write_image(tmp_path / "a.jpg", np.zeros((3, 65_520, 3), np.uint8))
+    assert not (tmp_path / "a.jpg").exists()
+
+
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     with pytest.raises(ImageError, match=r"b\.png does not exist"):
         read_image(tmp_path / "b.png")

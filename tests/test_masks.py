@@ -19,6 +19,7 @@ from samtune.masks import (
     objects_in,
     solid_values,
 )
+from samtune.metrics import iou
 
 SIDES = st.integers(1, 12)
 MASKS = arrays(bool, st.tuples(SIDES, SIDES))
@@ -89,6 +90,15 @@ def test_an_object_gives_back_the_mask_it_was_made_of(mask):
     # Tight: none of the box's four sides is empty.
     crop = mask[y0:y1, x0:x1]
     assert all(side.any() for side in (crop[0], crop[-1], crop[:, 0], crop[:, -1]))
+
+
+@settings(deadline=None)
+@given(st.tuples(*[arrays(bool, (5, 7))] * 2))
+def test_an_object_s_iou_is_that_of_its_mask(masks):
+    one, other = masks
+    if one.any():
+        found = DatasetObject.of(one).iou(other, int(other.sum()))
+        assert found == iou(other, one)
 
 
 def test_an_object_of_a_large_image_takes_a_few_kilobytes():

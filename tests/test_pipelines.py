@@ -56,22 +56,33 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(workplace):
     assert not any(Path(name).name.startswith(".") for name in files_in(workplace / "out"))
 
 
-def test_an_interruption_is_exit_code_130_and_leaves_whole_files(workplace):
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_what_ends_it_has_its_exit_code_and_leaves_whole_files(workplace, number, expected):
     with start(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(lines(3))
         process.stdin.flush()
         for _ in range(3):
             process.stdout.readline()
-        process.send_signal(signal.SIGINT)  # while it waits for the next line
+        process.send_signal(number)  # while it waits for the next line
         said = process.stderr.read()
         code = process.wait(timeout=60)
         process.stdin.close()
-    assert code == 130
+    assert code == expected
     assert b"Traceback" not in said
     written = json.loads((workplace / "out" / "coco.json").read_text())
     assert len(written["images"]) == 2
     names = {"coco.json", "a.mask.png", "b.mask.png", "a.2.mask.png"}
     assert files_in(workplace / "out") == names
+
+
+def test_what_runs_in_one_process_alone_speaks_whatever_its_rank(workplace, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with start(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        told, _ = process.communicate(lines(1), timeout=60)
+    assert json.loads(told)["line"] == 1
 
 
 @pytest.mark.slow

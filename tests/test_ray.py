@@ -147,6 +147,32 @@ def test_labels_made_by_hand_before_the_run_stay_and_are_an_error(workplace, one
     assert Path("ray/3.json").read_text() == "hours of work"
 
 
+RAY_WORDS = ["-p", "20,20", "-f", "labelme", "-o", "ray", "--ray", "local"]
+
+
+def test_labels_made_by_hand_are_in_no_namesake_s_way_either(workplace, one_process):
+    Path("ray").mkdir()
+    Path("ray/3.json").write_text("hours of work")
+    result = run("segment", "3.png", "in/3.png", *RAY_WORDS)
+    assert result.exit_code == 1
+    assert "3.json exists" in result.stderr
+    assert Path("ray/3.json").read_text() == "hours of work"
+    assert json.loads(Path("ray/3.2.json").read_text())["imagePath"].endswith("in/3.png")
+
+
+@pytest.mark.parametrize("way", ["moved", "--overwrite"])
+def test_a_run_goes_on_when_what_was_in_its_way_is_not(workplace, one_process, way):
+    Path("ray").mkdir()
+    Path("ray/3.json").write_text("hours of work")
+    assert run("segment", "3.png", *RAY_WORDS).exit_code == 1
+    if way == "moved":
+        Path("ray/3.json").rename("mine.json")
+    result = run("segment", "3.png", *RAY_WORDS, *[way][way == "moved" :])
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("ray/3.json").read_text())["shapes"]
+    assert files_in(Path("ray")) == {"3.json"}
+
+
 @pytest.mark.parametrize(
     ("gpus", "device", "expected"),
     [(0, "auto", "cpu"), (2, "auto", "cuda"), (2, "cpu", "cpu"), (2, "cuda", "cuda")],
