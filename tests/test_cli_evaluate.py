@@ -17,6 +17,7 @@ from samtune.adapter import Adapter
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import evaluate
+from samtune.images import image_size
 from samtune.obedience import measure_obedience
 from samtune.predictor import Predictor
 
@@ -145,10 +146,10 @@ def test_a_report_is_a_page_and_its_numbers_beside_the_usual_output(
 
 def test_a_report_overwrites_nothing_that_it_is_about(three_images):
     images = sorted((three_images / "images").iterdir())
-    sizes = [Image.open(one).size for one in images]
+    sizes = [image_size(one) for one in images]
     data = {
         "images": [
-            {"id": n, "file_name": f"images/{one.name}", "width": size[0], "height": size[1]}
+            {"id": n, "file_name": f"images/{one.name}", "height": size[0], "width": size[1]}
             for n, (one, size) in enumerate(zip(images, sizes, strict=True))
         ],
         "annotations": [
