@@ -68,7 +68,7 @@ $(AUDIT)/installed: Makefile
 	touch $@
 
 browser-test: install  ## drive the exported page in Chromium (apt-get install chromium npm)
-	SAMTUNE_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/test_browser.py
+	SAMTUNE_BROWSER_TESTS=1 $(BIN)/python -m pytest tests/test_browser.py tests/test_report_browser.py
 
 ray-test: install  ## segment on a Ray cluster of this machine, and kill a worker
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'

@@ -1,6 +1,6 @@
 """Refine masks that are off by a known amount, and print how near they come.
 
-    python benchmarks/refine.py DATA/plates/train plates.safetensors [--class 4] [--objects 60]
+    python benchmarks/refine.py DATA/plates/val plates.safetensors [--class 4] [--objects 60]
 
 The folder holds images/ and masks/. Each true mask is grown or shrunk by a share of its size (the
 square root of its box's area), drawn with 10 pixels across, or left as it is; then `samtune
@@ -20,6 +20,7 @@ from samtune.adapter import Adapter
 from samtune.checkpoints import resolve
 from samtune.dataset import load_dataset
 from samtune.embeddings import EmbeddingCache
+from samtune.evenly import evenly
 from samtune.metrics import boundary_iou, iou
 from samtune.polygons import polygons_to_mask
 from samtune.predictor import Predictor
@@ -79,9 +80,8 @@ def main() -> None:
     sam, cache = load_sam(resolve("mobile_sam")), EmbeddingCache()
     predictor = Predictor(sam, Adapter.load(arguments.adapter, sam))
     dataset = load_dataset(arguments.data, class_id=arguments.class_id)
-    things = dataset.objects[:: max(1, len(dataset.objects) // arguments.objects)]
     scores: dict[str, list[list[float]]] = {}
-    for thing in things[: arguments.objects]:
+    for thing in evenly(dataset.objects, arguments.objects):
         target = thing.mask()
         image = dataset.pairs[thing.image_index].read()
         _, embedding = cache.encode(image, sam)

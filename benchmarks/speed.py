@@ -42,10 +42,12 @@ from samtune.learner import EncodedImages, Learner
 from samtune.plm import PromptLearningModule
 from samtune.precision import settled
 from samtune.predictor import Predictor
+from samtune.presence import PresenceHead
 from samtune.prompt_learning import PromptLearning
 from samtune.prompts import Prompt, center_point
 from samtune.sam import Sam, load_sam
 from samtune.selector import OutputSelector
+from samtune.specks import LEAST_PART
 from samtune.supervision import Supervision
 
 Side = Callable[[], object]
@@ -96,8 +98,19 @@ class Bench:
 
     def adapter(self) -> Adapter:
         """An untrained adapter: speed does not depend on what was learned."""
-        info = AdapterInfo("plm", Base.of(self.sam, "mobile_sam"), {}, {}, {}, False)
-        return Adapter(info, PromptLearning(PromptLearningModule(), OutputSelector()).eval())
+        info = AdapterInfo(
+            "plm",
+            Base.of(self.sam, "mobile_sam"),
+            least_part=LEAST_PART,
+            heeds_clicks=True,
+        )
+        learned = PromptLearning(
+            PromptLearningModule(),
+            OutputSelector(),
+            presence=PresenceHead(),
+            dense_prompt=DensePrompt(),
+        )
+        return Adapter(info, learned.eval())
 
 
 def compare(title: str, sides: dict[str, Side], turns: int, each: int = 1) -> None:
@@ -323,7 +336,7 @@ def folder(bench: Bench) -> None:
             path = images / f"{number}.jpg"
             # Slightly different from each other, also as JPEG: no two share an embedding.
             photo = photos[number % len(photos)].copy()
-            photo[:8, :8] = 2 * number
+            photo[:8, :8, :2] = [4 * part for part in divmod(number, 64)]
             Image.fromarray(photo).save(path, quality=95)
             lines.append(f'{{"image": "{path}", "points": [[40, 40]]}}')
         (images / "prompts").write_text("\n".join(lines))

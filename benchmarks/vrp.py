@@ -122,6 +122,8 @@ def main() -> None:
     everything = learner.classes
     known = {label: of for label, of in everything.items() if label not in new}
     identity = {"task": str(arguments.folder), "classes": trained, "total": arguments.episodes}
+    identity |= {"held_out": arguments.held_out, "queries": arguments.queries}
+    identity |= {"first_size": arguments.first_size}
     if arguments.state and arguments.state.is_file():
         learner.restore(read_state(arguments.state, identity))
     else:

@@ -121,10 +121,15 @@ def of_episodes(some: Dataset, sam: Sam, cache: EmbeddingCache, episodes: int) -
 
 def of_masks(some: Dataset, sam: Sam, cache: EmbeddingCache) -> Adapter:
     """PLM, which learns where objects are as well."""
+    train, held_out = some, some.in_a_mirror() if some.has_one_image else None
+    if not some.has_one_image:
+        parts = split(some, FitConfig.val_fraction, FitConfig.seed)
+        if len(parts[1].objects) >= FitConfig.fewest_held_out:  # or parts take turns, as in `fit`
+            train, held_out = parts
     with tempfile.TemporaryDirectory() as folder:
         made = fit(
-            some,
-            some.in_a_mirror() if some.has_one_image else None,
+            train,
+            held_out,
             sam,
             cache,
             FitConfig(auto=True, refiner=False),  # which changes no mask that is not refined

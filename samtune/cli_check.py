@@ -38,7 +38,7 @@ def check(
         Path, typer.Argument(metavar="DATA", help="Images with masks or annotations, as for fit.")
     ],
     val: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="What fit would hold out, as its --val.")
+        Path | None, typer.Option(metavar="DATA", help="What fit would hold out, as its --val.")
     ] = None,
     quick: Annotated[
         bool,

@@ -95,13 +95,17 @@ def fit(
         typer.Option(
             min=1,
             metavar="N",
-            help=f"Passes over the objects. [default: {FitConfig.passes}, but at least "
-            f"{FitConfig.objects:,} objects and at most {FitConfig.most_objects:,}]",
+            help=f"Passes over the objects, in each training. [default: {FitConfig.passes}, within "
+            f"{FitConfig.objects:,} to {FitConfig.most_objects:,} objects, or once where there are "
+            "more; less for few masks and for vrp]",
         ),
     ] = None,
     max_minutes: Annotated[
         float | None,
-        typer.Option(metavar="M", help="Stop training after so long and keep the best."),
+        typer.Option(
+            metavar="M",
+            help="Plan training to end within so long. Encoding and scoring come on top.",
+        ),
     ] = FitConfig.max_minutes,
     mirror: Annotated[
         bool,
@@ -129,7 +133,10 @@ def fit(
         ),
     ] = None,
     no_refiner: Annotated[
-        bool, typer.Option("--no-refiner", help="Do not learn to refine contours, in a minute.")
+        bool,
+        typer.Option(
+            "--no-refiner", help="Do not learn to refine contours, which takes about 15 s."
+        ),
     ] = False,
     seed: Annotated[
         int,

@@ -21,8 +21,8 @@ MirrorOption = Annotated[
     bool,
     typer.Option(
         "--mirror",
-        help="Ask about each image in a mirror as well, and take the mean of both answers: better, "
-        "for twice the encoding.",
+        help="Ask about each image in a mirror as well, and take the mean of both answers, for "
+        "twice the encoding: for adapters of fit --mirror; others may get worse by it.",
     ),
 ]
 
@@ -68,8 +68,8 @@ def shall_refine(
     if predictor.refiner is None:
         raise AdapterError(
             f"{path} cannot refine: it has no contour refiner, which `fit` trains for --method plm "
-            "unless --no-refiner is given, and did not yet when older adapters were made. Fit it "
-            "anew to refine with it."
+            "unless --no-refiner is given, and did not yet when older adapters were made. Fit one "
+            "anew, with that method."
         )
     return refining_helps(terminal, path, predictor.adapter.info, always, coarse=coarse) or always
 

@@ -126,6 +126,9 @@ class VrpConfig:
     patience: int = 8  # looks without progress after which training stops
 
 
+_OF_REFERENCES = {"seed": 0, "reference": "all", "agreement": True}  # persam, persam-f
+
+
 def settings_in_words(settings: Mapping[str, Any]) -> str:
     """What of an adapter's settings is not as its method has it by default.
 
@@ -136,9 +139,9 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
         >>> settings_in_words({"method": "plm", "seed": 2, "pmm": True, "first_offset": 0.1})
         'seed 2, first_offset 0.1; all others by default'
     """
-    configs = {"plm": FitConfig, "vrp": VrpConfig}
-    made_of = configs.get(str(settings.get("method")))
-    defaults = {} if made_of is None else asdict(made_of())
+    defaults = {"plm": asdict(FitConfig()), "vrp": asdict(VrpConfig())}.get(
+        str(settings.get("method")), _OF_REFERENCES
+    )
     unusual = {
         name: value
         for name, value in settings.items()

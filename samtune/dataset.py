@@ -299,8 +299,8 @@ def _different_images(dataset: Dataset) -> list[list[int]]:
         only = "one image with an object" if len(dataset.pairs) == 1 else "copies of one image"
         raise DatasetError(
             f"{dataset.folder} has only {only} ({dataset.pairs[0].image.name}), and some have to "
-            "be held out to see what was learned: add images, or give a second folder to "
-            "validate on."
+            "be held out to see what was learned: add images, give others with --val, or leave "
+            "out --val-fraction and --mirror. VRP needs two to learn from; PerSAM needs one."
         )
     return list(copies.values())
 

@@ -1,7 +1,7 @@
 """Writers: what every format's writer does, and the formats that are arrays of pixels.
 
-A writer takes the masks of one image after another and keeps none of them, so that a stream of
-any length needs no more memory than its longest image. An image may come back: what is written
+A writer takes the masks of one image after another and keeps none of them: of a stream of any
+length it remembers what images and results are called. An image may come back: what is written
 once an image then grows.
 """
 
