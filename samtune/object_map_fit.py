@@ -22,7 +22,7 @@ from samtune.evenly import evenly
 from samtune.found_scores import RIGHT_IOU
 from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages
-from samtune.metrics import iou
+from samtune.masks import DatasetObject
 from samtune.object_map import FEATURES, ObjectMap
 from samtune.object_search import ObjectSearch
 from samtune.precision import cells_type, computing
@@ -196,7 +196,7 @@ def _tried(
         for none; and how many objects there are.
     """
     features, hits, count = [], [], 0
-    for predictor, embedding, masks in _shown(answering, held_out, empty, cache):
+    for predictor, embedding, things in _shown(answering, held_out, empty, cache):
         assert predictor.adapter is not None
         search = predictor.adapter.learned.search(embedding)
         assert isinstance(search, ObjectSearch)
@@ -206,20 +206,21 @@ def _tried(
                 break
             (answer,) = predictor.predict(embedding, [prompt])
             features.append(search.features(answer))
-            ious = [iou(answer.mask, mask) for mask in masks]
+            area = int(np.count_nonzero(answer.mask))
+            ious = [thing.iou(answer.mask, area) for thing in things]
             hits.append(count + int(np.argmax(ious)) if max(ious, default=0.0) >= RIGHT_IOU else -1)
-        count += len(masks)
+        count += len(things)
     known = np.array(features, np.float32).reshape(-1, FEATURES)
     return known, np.array(hits, np.int64), count
 
 
 def _shown(
     answering: Answering, held_out: Dataset, empty: Sequence[Embedding], cache: EmbeddingCache
-) -> Iterator[tuple[Predictor, Embedding, list[NDArray[np.bool_]]]]:
-    """Some held-out images and those without an object: who answers, and the objects' masks."""
+) -> Iterator[tuple[Predictor, Embedding, list[DatasetObject]]]:
+    """Some held-out images and those without an object: who answers, and the objects."""
     chosen = evenly(range(len(held_out.pairs)), _CALIBRATED_ON)
     for index, embedding, things in encoded_images(held_out, answering.sam, cache, chosen, None):
-        yield who_answers(answering, index), embedding, [thing.mask() for thing in things]
+        yield who_answers(answering, index), embedding, things
     for embedding in empty:  # nobody has seen them, so that anybody may answer
         yield who_answers(answering, chosen[0]), embedding, []
 
