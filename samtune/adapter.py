@@ -185,6 +185,8 @@ def read_info(path: Path) -> AdapterInfo:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.is_dir():
+        raise AdapterError(f"{path} is a folder: give an adapter in it.")
     if not path.is_file():
         raise AdapterError(f"{path} does not exist: give an adapter that `samtune fit` wrote.")
     if path.stat().st_size > _LARGEST_BYTES:

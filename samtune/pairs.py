@@ -166,7 +166,7 @@ def find_images(places: Iterable[Path]) -> list[Path]:
         below = [
             path
             for path in _files_below(folder)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.lower().endswith(OWN_ENDINGS)
+            if _is_image(path) and not path.name.lower().endswith(OWN_ENDINGS)
         ]
         if not below:
             raise DatasetError(f"{folder} has no images in it ({FORMATS_IN_WORDS}).")
@@ -220,6 +220,7 @@ def _find_pairs(folder: Path) -> Pairing:
     image_folder, mask_folder = folder / "images", folder / "masks"
     if image_folder.is_dir() and mask_folder.is_dir():
         images, masks = _image_files(image_folder, pairing), _image_files(mask_folder, pairing)
+        pairing.skipped += _folders_of_images(image_folder)
     else:
         images, masks = _told_apart(_image_files(folder, pairing))
     if not images:
@@ -233,11 +234,22 @@ def _image_files(folder: Path, pairing: Pairing) -> list[Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.lower() in _LITTER or path.is_dir():
             continue
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if _is_image(path):
             files.append(path)
         else:
             pairing.skipped.append(Skipped(path, f"not a {FORMATS_IN_WORDS} file"))
     return files
+
+
+def _folders_of_images(folder: Path) -> list[Skipped]:
+    """Folders within that somebody may take for a part of the data."""
+    found = {path.relative_to(folder).parts[0] for path in _files_below(folder) if _is_image(path)}
+    inner = sorted(name for name in found if (folder / name).is_dir())
+    return [Skipped(folder / name, "a folder within is not looked into") for name in inner]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _told_apart(files: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -125,6 +125,15 @@ def test_a_missing_masks_folder_is_named(tmp_path):
         find_pairs(_folder(tmp_path, "images/a.jpg"))
 
 
+def test_images_in_folders_within_are_told_to_be_left_out(tmp_path):
+    folder = _folder(tmp_path, "images/a.jpg", "images/b/c.jpg", "images/d/e.txt", "masks/a.png")
+    (left,) = find_pairs(folder).skipped
+    assert (left.path, left.reason) == (
+        folder / "images/b",
+        "a folder within is not looked into",
+    )
+
+
 def test_of_a_data_set_s_folder_the_images_are_found_and_no_masks(tmp_path):
     _folder(tmp_path, "images/a/x.jpg", "images/b.png", "masks/b.png", "c.jpg")
     assert [path.name for path in find_images([tmp_path])] == ["x.jpg", "b.png"]
