@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from command import one_error, photo, run, write_adapter
 
 from samtune import __version__
+from samtune.cli import app
 from samtune.cli_questions import open_lines
 from samtune.config import FitConfig
 from samtune.embeddings import EmbeddingCache
@@ -41,30 +43,25 @@ def test_python_m_samtune_is_samtune():
     assert finished.stdout == f"samtune {__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["fit"],
-        ["segment"],
-        ["evaluate"],
-        ["info"],
-        ["checkpoint", "list"],
-        ["checkpoint", "fetch"],
-        ["checkpoint", "path"],
-        ["cache", "info"],
-        ["cache", "clear"],
-    ],
-)
-def test_every_command_and_option_says_what_it_does(command):
-    result = run(*command, "--help")
+def commands_below(command, *names):
+    """Every command that does something, with the words it is called by."""
+    if not hasattr(command, "commands"):
+        yield names, command
+    for name, one in getattr(command, "commands", {}).items():
+        yield from commands_below(one, *names, name)
+
+
+COMMANDS = dict(commands_below(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_and_option_says_what_it_does(words):
+    command = COMMANDS[words]
+    assert command.help
+    assert not [one.name for one in command.params if not getattr(one, "help", None)]
+    result = run(*words, "--help")
     assert result.exit_code == 0
-    lines = result.stdout.splitlines()
-    assert lines[2].strip()  # below the usage: what the command does
-    options = [line for line in lines if line.lstrip().startswith("-")]
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        if line in options:
-            words_of_help = line.strip().split("  ", 1)[1:] or following.strip()
-            assert words_of_help, line
+    assert result.stdout.splitlines()[2].strip()  # below the usage
 
 
 def test_a_mistyped_command_is_wrong_usage_and_gets_a_suggestion():

@@ -590,3 +590,17 @@ def test_bad_options_are_wrong_usage(words, named):
     assert result.exit_code == 2
     assert named in result.stderr.lower()
     assert result.stdout == ""
+
+
+def test_options_are_the_settings_that_the_adapter_keeps(base_iou, toy_dataset):
+    base_iou(0.0)
+    mask = np.zeros((96, 128), np.uint8)
+    mask[10:40, 10:40] = mask[60:90, 80:120] = 255
+    save(toy_dataset / "masks" / "3.png", mask)
+    words = ["--seed", 3, "--max-minutes", 5, "--no-pmm", "--batch-size", 3]
+    words += ["--precision", "bfloat16", "--objects", "components"]
+    summary = told(run("fit", toy_dataset, *QUICK, "--no-refiner", "--json", *words))
+    settings = read_info(Path("toy.safetensors")).settings
+    chosen = {"seed": 3, "max_minutes": 5, "pmm": False, "batch_size": 3, "precision": "bfloat16"}
+    assert {name: settings[name] for name in chosen} == chosen
+    assert summary["train_objects"] + summary["val_objects"] == 9

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from test_reference_fit import colour_photo, write_pair
 from tiny_models import build_tiny_sam
 
-from samtune.finding import find_objects
+from samtune.finding import Finding, find_objects
 
 RED, BLUE = (250, 20, 20), (20, 20, 250)
 
@@ -88,12 +88,20 @@ def test_an_image_without_the_object_stands_in_annotations_without_one(adapter):
     assert not list(Path("out").glob("blue*.cutout.png"))
 
 
-def test_several_objects_are_found_and_numbered(adapter):
+def test_several_objects_are_looked_for_and_numbered(adapter, monkeypatch):
+    asked = []
+
+    def found_twice(predictor, embedding, max_objects=1, **options):
+        asked.append(max_objects)
+        found = find_objects(predictor, embedding)
+        return Finding(2 * found.objects, found.best_rejected)
+
+    monkeypatch.setattr("samtune.finding.find_objects", found_twice)
+    monkeypatch.setattr("samtune.found_scores.find_objects", found_twice)
     answers = told(run("segment", "red.png", "--adapter", adapter, "--max-objects", 4, "--json"))
-    masks = [np.asarray(Image.open(one["mask"])) > 0 for one in answers]
-    for number, mask in enumerate(masks):
-        for other in masks[:number]:
-            assert (mask & other).sum() / (mask | other).sum() <= 0.5
+    assert [one["mask"] for one in answers] == ["red.1.mask.png", "red.2.mask.png"]
+    told(run("evaluate", "data", "--adapter", adapter, "--max-objects", 3, "--json"))
+    assert asked == [4, 3]
 
 
 def write_film(*colours):

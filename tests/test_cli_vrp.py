@@ -121,12 +121,16 @@ def test_a_reference_says_what_to_look_for(two_classes, annotation):
 
 
 def test_several_references_have_a_mask_each(two_classes):
-    words = ["segment", "data/images/5.png", "--adapter", two_classes, "--json"]
-    for number in (1, 3):
-        words += ["--reference", f"data/images/{number}.png"]
-        words += ["--reference-mask", f"data/masks/{number}.png"]
-    (answer,) = told(run(*words))
-    assert answer["image"] == "data/images/5.png"
+    words = ["segment", "data/images/5.png", "--adapter", two_classes, "-p", "60,50", "-f", "npz"]
+    for image in (1, 3):
+        words += ["--reference", f"data/images/{image}.png"]
+    logits = []
+    for masks in ((1, 3), (1, 1)):  # and no reference takes another one's
+        shown = [f"--reference-mask=data/masks/{mask}.png" for mask in masks]
+        (answer,) = told(run(*words, *shown, "--json", "-o", f"masks{masks[1]}"))
+        assert answer["image"] == "data/images/5.png"
+        logits.append(np.load(answer["mask"])["low_res_logits"])
+    assert not np.allclose(*logits, atol=1e-3)
 
 
 def test_the_reference_takes_the_place_of_those_that_an_adapter_carries(one_class):
@@ -198,6 +202,7 @@ def test_refine_and_export_say_why_not(one_class):
     [
         (["--method", "vrp", "--reference", "auto"], "takes all images as references in turn"),
         (["--method", "vrp", "--no-pmm"], "--method plm"),
+        (["--method", "vrp", "--report", "out"], "is for the other methods"),
         (["--method", "vrp", "--no-refiner"], "--method plm"),
         (["--method", "persam", "--no-dense-prompt"], "for --method plm and vrp"),
         (["--classes", "1,2"], "--classes is for --method vrp"),

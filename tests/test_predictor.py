@@ -345,8 +345,11 @@ def test_contours_that_would_cross_themselves_stay_as_they_were(tiny_sam, embedd
 
 def test_refined_masks_stay_within_the_image(tiny_sam, embedding, adapter):
     everything = np.ones(SIZE, dtype=bool)
-    refined = refined_mask(Predictor(tiny_sam, adapter), embedding, everything)
-    assert refined.shape == SIZE
+    polygons = Predictor(tiny_sam, adapter).refine_mask(embedding, everything, rounds=1)
+    assert polygons
+    for polygon in polygons:
+        assert polygon.exterior.min() >= -0.5
+        assert (polygon.exterior.max(axis=0) <= np.array(SIZE[::-1]) - 0.5).all()
 
 
 def test_an_empty_mask_is_refined_to_an_empty_mask(tiny_sam, embedding, adapter):

@@ -73,7 +73,7 @@ def state(tmp_path):
 
 def tensors(result):
     learned = result.adapter.learned
-    modules = learned.plm, learned.selector, learned.refiner
+    modules = learned.plm, learned.dense_prompt, learned.selector, learned.refiner
     return [
         tensor
         for module in modules

@@ -278,6 +278,23 @@ def test_every_object_is_scored_by_a_training_that_had_not_seen_it(whole, toy_fo
     assert dealt == list(range(8))
 
 
+def test_who_scores_an_image_was_trained_on_others(run, monkeypatch):
+    seen, trial_modules = {}, Trials.trial_modules
+
+    def remember(trials):
+        learned = trial_modules(trials)
+        for one, split in zip(learned, trials.splits, strict=True):
+            seen[id(one)] = {thing.image_index for thing in split.objects}
+        return learned
+
+    monkeypatch.setattr(Trials, "trial_modules", remember)
+    turns = run().turns
+    for image in range(8):
+        learned_from = seen[id(turns.on(image).adapter.learned)]
+        assert image not in learned_from
+        assert len(learned_from) == 6
+
+
 @pytest.mark.parametrize("moment", [3, 40, 66])  # the first trial, a later one, the last training
 def test_an_interrupted_fit_of_few_masks_ends_as_if_it_had_not_been(run, whole, tmp_path, moment):
     # Two starts on four splits see 8 objects each, then the better one 8 once more: 72.
