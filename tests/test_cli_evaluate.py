@@ -144,6 +144,26 @@ def test_a_report_is_a_page_and_its_numbers_beside_the_usual_output(
     assert f"{100 * by_name['a']:.1f}" in page
 
 
+@pytest.mark.parametrize("command", ["check", "evaluate", "prompts", "sensitivity"])
+def test_what_is_one_object_is_said_by_the_option(command, three_images, tmp_path):
+    image, mask = (three_images / part / "0.png" for part in ("images", "masks"))
+    labels = np.zeros(image_size(image), np.uint8)
+    labels[10:30, 10:30] = labels[50:80, 60:90] = 255
+    Image.fromarray(labels).save(mask)
+    data, *words = {
+        "check": [three_images, "--quick"],
+        "sensitivity": [image, "--mask", mask, "--clicks", 9, "-o", tmp_path / "map.png"],
+    }.get(command, [three_images])
+    words += ["--json"] if command != "prompts" else []
+    counts = []
+    for objects in ([], ["--objects", "components"]):
+        answers = [
+            json.loads(line) for line in run(command, data, *words, *objects).stdout.splitlines()
+        ]
+        counts.append(len(answers) if command == "prompts" else answers[0]["objects"])
+    assert counts[1] == counts[0] + 1
+
+
 def test_a_report_overwrites_nothing_that_it_is_about(three_images):
     images = sorted((three_images / "images").iterdir())
     sizes = [image_size(one) for one in images]
