@@ -45,8 +45,8 @@ class Parity:
         images: on how many images.
         low_res_difference: the largest difference of low_res_masks.
         mask_iou: the least IoU of the masks at the images' own sizes.
-        decided_iou: the same, if pixels whose logit is within LOGIT_TOLERANCE of none are left to
-            torch: of few pixels, one that rounding decides is more than LEAST_IOU allows.
+        decided_iou: the same, where pixels whose logit is within LOGIT_TOLERANCE of the mask's
+            threshold are torch's: of a small object, one that rounding decides would be too many.
         score_difference: the largest difference of the estimated IoU.
     """
 
