@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from test_reference_fit import colour_photo, write_pair
 from tiny_models import build_tiny_sam
 
+from samtune.adapter import read_info
 from samtune.finding import Finding, find_objects
 
 RED, BLUE = (250, 20, 20), (20, 20, 250)
@@ -39,6 +40,12 @@ def adapter():
 def told(result):
     assert result.exit_code == 0, result.output
     return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_the_seed_is_the_adapter_s_and_info_tells_only_what_is_unusual():
+    told(run("fit", "data", "--method", "persam", "--seed", 3, "--json"))
+    assert read_info(Path("data.safetensors")).settings["seed"] == 3
+    assert "seed 3; all others by default" in run("info", "data.safetensors").stdout
 
 
 @pytest.mark.parametrize("method", ["persam", "persam-f"])

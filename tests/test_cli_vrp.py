@@ -9,6 +9,8 @@ from command import one_error, run, use_instead_of_weights, write_adapter
 from PIL import Image
 from test_reference_fit import colour_photo, write_pair
 
+from samtune.adapter import read_info
+
 COLOURS = {1: (250, 20, 20), 2: (20, 20, 250)}  # classes are colours
 
 
@@ -87,6 +89,14 @@ def test_an_adapter_of_one_class_needs_neither_prompt_nor_reference():
     assert "2 of its own" in printed
     assert "without a prompt" in printed
     assert not Path("data.safetensors.resume").exists()
+
+
+def test_options_are_the_settings_that_the_adapter_keeps():
+    words = ["--seed", 3, "--max-minutes", 5, "--precision", "bfloat16", "--no-dense-prompt"]
+    told(fit("--class", 1, "--val-fraction", 0.3, *words, "--json"))
+    settings = read_info(Path("data.safetensors")).settings
+    chosen = {"seed": 3, "max_minutes": 5, "precision": "bfloat16", "dense_prompt": False}
+    assert {name: settings[name] for name in chosen} == chosen
 
 
 def test_the_table_says_what_is_found_without_a_click_by_class():
