@@ -233,6 +233,17 @@ def test_an_interrupted_fit_goes_on_with_resume_and_ends_as_if_it_had_not_been(
     assert (workplace / "parts.safetensors").read_bytes() == whole
 
 
+def test_starting_anew_where_a_fit_was_interrupted_says_that_its_state_goes(
+    base_iou, toy_dataset, workplace
+):
+    base_iou(0.0)
+    Path("toy.safetensors.resume").write_bytes(b"hours of training")
+    result = run("fit", toy_dataset, *QUICK, "--no-refiner")
+    assert result.exit_code == 0
+    assert "toy.safetensors.resume is of an interrupted fit and will be replaced" in result.stderr
+    assert files_in(workplace) == {"toy.safetensors"}
+
+
 def test_a_full_disk_at_the_end_does_not_cost_the_training(
     base_iou, toy_dataset, workplace, monkeypatch
 ):

@@ -228,3 +228,11 @@ def test_options_of_fit_that_do_not_go_together_are_wrong_usage(words, said):
 
 def test_classes_that_are_not_there_are_named(workplace):
     assert "no class 7" in one_error(fit("--classes", "1,7", "--val-fraction", 0.3))
+
+
+def test_classes_that_no_held_out_image_has_are_an_error_that_names_its_folder(workplace):
+    image, mask = colour_photo(COLOURS[2])
+    write_pair(workplace / "other", "a.png", image, np.where(mask > 0, 2, 0).astype(np.uint8))
+    message = one_error(fit("--classes", "1", "--val", "other"))
+    assert "no image that is held out has one of the classes" in message
+    assert "others than those of other" in message

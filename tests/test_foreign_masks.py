@@ -8,6 +8,7 @@ from PIL import Image
 
 from samtune.errors import DatasetError
 from samtune.foreign_masks import is_annotations, read_foreign_masks
+from samtune.read_labelme import read_labelme_file
 
 # x from 2 to 6 and y from 1 to 4, counted from the corner: pixels 2..5 and 1..3.
 SQUARE = [[2, 1], [6, 1], [6, 4], [2, 4]]
@@ -86,6 +87,15 @@ def test_a_labelme_file_is_of_its_image_path_or_of_the_image_that_is_said(folder
     assert only(read_foreign_masks(folder / "x.json", None, elsewhere), elsewhere / "a.png")
     with pytest.raises(DatasetError, match="--image"):
         read_foreign_masks(folder / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("{", "no JSON: line 1, column 2.*Mend it"), ("{}", "no list of shapes")]
+)
+def test_a_file_that_is_not_of_labelme_says_why(folder, content, said):
+    (folder / "x.json").write_text(content)
+    with pytest.raises(DatasetError, match=rf"x\.json is .*{said}"):
+        read_labelme_file(folder / "x.json", folder / "a.png")
 
 
 def test_a_yolo_file_needs_its_image_and_knows_its_classes(folder):

@@ -343,15 +343,6 @@ def test_contours_that_would_cross_themselves_stay_as_they_were(tiny_sam, embedd
     assert np.array_equal(refined_mask(predictor, embedding, blob()), blob())
 
 
-def test_refined_masks_stay_within_the_image(tiny_sam, embedding, adapter):
-    everything = np.ones(SIZE, dtype=bool)
-    polygons = Predictor(tiny_sam, adapter).refine_mask(embedding, everything, rounds=1)
-    assert polygons
-    for polygon in polygons:
-        assert polygon.exterior.min() >= -0.5
-        assert (polygon.exterior.max(axis=0) <= np.array(SIZE[::-1]) - 0.5).all()
-
-
 def test_an_empty_mask_is_refined_to_an_empty_mask(tiny_sam, embedding, adapter):
     empty = np.zeros(SIZE, dtype=bool)
     assert not refined_mask(Predictor(tiny_sam, adapter), embedding, empty).any()

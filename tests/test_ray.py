@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from PIL import Image
 from samtune.cli_answers import Question
 from samtune.cli_ray import _blocks, _sources
 from samtune.errors import SamtuneError
-from samtune.ray_blocks import shared_device
+from samtune.ray_blocks import go_to, shared_device
 
 SCRIPT = Path(__file__).with_name("segment_on_ray.py")
 IMAGES = [*(f"{number}.png" for number in range(10)), "in/3.png", "gone.png"]
@@ -192,6 +194,12 @@ def test_a_device_that_the_cluster_lacks_is_refused_instead_of_waited_for(
     monkeypatch.setitem(sys.modules, "ray", fake)
     with pytest.raises(SamtuneError, match=f"--device {device} cannot be used"):
         shared_device(device)
+
+
+def test_a_machine_without_the_folder_to_work_in_is_named(tmp_path):
+    said = f"{socket.gethostname()} has no folder {tmp_path / 'gone'} "
+    with pytest.raises(SamtuneError, match=re.escape(said)):
+        go_to(tmp_path / "gone")
 
 
 def test_it_says_once_that_refining_did_not_help(workplace, one_process, tiny_sam):
