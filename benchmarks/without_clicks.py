@@ -25,7 +25,9 @@ from few_shot import load_task, unseen_images
 from samtune.adapter import Adapter
 from samtune.allocation import keep_freed_memory
 from samtune.checkpoints import resolve
+from samtune.cli_fit_data import hold_out
 from samtune.config import EVERY_OBJECT, FitConfig, VrpConfig
+from samtune.console import Terminal
 from samtune.dataset import Dataset, split
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import Scores, encoded_images, score_objects
@@ -121,18 +123,15 @@ def of_episodes(some: Dataset, sam: Sam, cache: EmbeddingCache, episodes: int) -
 
 def of_masks(some: Dataset, sam: Sam, cache: EmbeddingCache) -> Adapter:
     """PLM, which learns where objects are as well."""
-    train, held_out = some, some.in_a_mirror() if some.has_one_image else None
-    if not some.has_one_image:
-        parts = split(some, FitConfig.val_fraction, FitConfig.seed)
-        if len(parts[1].objects) >= FitConfig.fewest_held_out:  # or parts take turns, as in `fit`
-            train, held_out = parts
+    config = FitConfig(auto=True, refiner=False)  # which changes no mask that is not refined
+    train, held_out = hold_out(Terminal(quiet=True), some, None, None, None, None, config)
     with tempfile.TemporaryDirectory() as folder:
         made = fit(
             train,
             held_out,
             sam,
             cache,
-            FitConfig(auto=True, refiner=False),  # which changes no mask that is not refined
+            config,
             checkpoint_name=sam.kind,
             state_path=Path(folder) / "state",
         )

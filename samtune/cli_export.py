@@ -71,8 +71,7 @@ def export(
     questions = drawn_questions() if prompts is None else _read_questions(prompts)
     name = adapter.name.removesuffix(".safetensors")
     files = [output / file for file in (SITE_FILES if to == "web" else ONNX_FILES)]
-    for file in files:
-        check_not_read(file, [adapter] if prompts is None else [adapter, Path(prompts)])
+    check_not_read(files, [adapter] if prompts is None else [adapter, Path(prompts)])
     with Terminal(quiet) as terminal:
         write: Callable[..., Sequence[Parity]] = export_onnx
         if to == "web":
@@ -130,12 +129,12 @@ def _site_in_words(files: list[Path]) -> str:
 
 def _read_questions(name: str) -> list["Question"]:
     """Read what to compare on; a bad line is the end of it, as nothing is done yet."""
-    from samtune.images import read_image
+    from samtune.images import image_size
     from samtune.parity import Question
     from samtune.prompt_text import decode_line, parse_prompt_line, read_lines
 
     questions: dict[Path, list[Question]] = {}  # those on one image in a row
-    sizes: dict[Path, tuple[int, ...]] = {}
+    sizes: dict[Path, tuple[int, int]] = {}
     with open_lines(name) as lines:
         for number, line in enumerate(read_lines(lines), start=1):
             if not line.strip():
@@ -143,9 +142,8 @@ def _read_questions(name: str) -> list["Question"]:
             try:
                 asked = parse_prompt_line(decode_line(line))
                 if asked.image not in sizes:
-                    sizes[asked.image] = read_image(asked.image).shape
-                height, width, _ = sizes[asked.image]
-                asked.prompt.check_inside((height, width))
+                    sizes[asked.image] = image_size(asked.image)
+                asked.prompt.check_inside(sizes[asked.image])
             except PromptError as error:
                 raise PromptError(f"{name}, line {number}: {error}") from error
             known = questions.setdefault(asked.image, [])

@@ -4,7 +4,7 @@ Nothing here imports torch or numpy before a command needs it.
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,22 +116,24 @@ def check_output(path: Path, read: Iterable[Path]) -> None:
         OutputError: it cannot, or is.
     """
     check_writable(path)
-    check_not_read(path, read)
+    check_not_read([path], read)
 
 
-def check_not_read(path: Path, read: Iterable[Path]) -> None:
-    """Make sure that a file to be written is none of those that are read.
+def check_not_read(files: Iterable[Path], read: Iterable[Path]) -> None:
+    """Make sure that files to be written are none of those that are read.
 
     Raises:
-        OutputError: it is.
+        OutputError: one is.
     """
-    if real_path(path) in map(real_path, read):
-        raise OutputError(
-            f"{path} is what is read, and the result would overwrite it: give another --output."
-        )
+    real = {real_path(path) for path in read}
+    for file in files:
+        if real_path(file) in real:
+            raise OutputError(
+                f"{file} is what is read, and the result would overwrite it: give another --output."
+            )
 
 
-def check_outputs(files: Iterable[Path], *datasets: "Dataset | None") -> None:
+def check_outputs(files: Collection[Path], *datasets: "Dataset | None") -> None:
     """As `check_output`: the files against all that data sets are made of."""
     read = set()
     for dataset in datasets:
@@ -140,7 +142,8 @@ def check_outputs(files: Iterable[Path], *datasets: "Dataset | None") -> None:
             read |= {file for pair in pairs for file in (pair.image, pair.mask)}
             read |= {dataset.folder, *(one.path for one in dataset.skipped)}
     for file in files:
-        check_output(file, read)
+        check_writable(file)
+    check_not_read(files, read)
 
 
 class _Enough(Exception):

@@ -145,9 +145,9 @@ def _read_targets(
             f"{path} is {labels.shape[1]}×{labels.shape[0]} px, its image {image} "
             f"{size[1]}×{size[0]} px: give the mask of this image, at full size."
         )
-    counts, number = count_values(labels), class_number(path, class_id)
+    number = class_number(path, class_id)
     found, _ = objects_in(labels, reading_of(labels, objects, number), image_index=0)
-    if not found and number is not None and counts:
+    if not found and number is not None and (counts := count_values(labels)):
         occurring = ", ".join(map(str, sorted(counts)[:20]))
         raise ImageError(f"class {number} does not occur in {path}; these do: {occurring}.")
     if not found:

@@ -30,6 +30,7 @@ from samtune.onnx_files import (
 )
 from samtune.parity import Parity, Question, compare, require_onnxruntime
 from samtune.sam import Sam
+from samtune.words import readable
 
 ONNX_FILES = ("encoder.onnx", "decoder.onnx", "model.yaml", "parity.json")
 ENCODER, DECODER, MODEL, PARITY = ONNX_FILES
@@ -137,8 +138,7 @@ def _model_yaml(name: str, image_size: int) -> str:
 
 def _in_yaml(text: str) -> str:
     """What is JSON is YAML too, but for its escapes of characters beyond the first 65,536."""
-    readable = text.encode("utf-8", errors="replace").decode()  # a file's name may be no text
-    return json.dumps(readable, ensure_ascii=False)
+    return json.dumps(readable(text), ensure_ascii=False)
 
 
 def provenance(sam: Sam, adapter: Adapter, quantized: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.finding import find_objects
 from samtune.masks import DatasetObject
+from samtune.metrics import ious
 from samtune.predictor import Predictor
 from samtune.turns import Answering, who_answers
 
@@ -51,13 +52,7 @@ def matched_ious(
         >>> matched_ious([right], [DatasetObject.of(left), DatasetObject.of(right)])
         [0.0, 1.0]
     """
-    areas = [int(np.count_nonzero(mask)) for mask in masks]
-    pairs = np.array(
-        [
-            [target.iou(mask, area) for target in targets]
-            for mask, area in zip(masks, areas, strict=True)
-        ]
-    )
+    pairs = np.array([ious(mask, targets) for mask in masks])
     found = [0.0] * len(targets)
     while pairs.size and (best := float(pairs.max())) > 0:
         mask, target = np.unravel_index(int(pairs.argmax()), pairs.shape)

@@ -275,7 +275,8 @@ def _write(path: Path, image: Image.Image) -> None:
     except (OSError, ValueError) as error:  # Pillow's encoders say no more than that
         width, height = image.size
         raise OutputError(
-            f"{path} cannot hold {width}×{height} px ({error}): a JPEG's sides end at 65,500."
+            f"{path} cannot hold {width}×{height} px ({error}): a JPEG's sides end "
+            "at 65,500, a WebP's at 16,383."
         ) from error
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.getvalue())

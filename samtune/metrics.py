@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.masks import DatasetObject
 from samtune.polygons import extent
 
 _RESAMPLES = 2000  # enough for two digits of an interval's ends
@@ -30,6 +31,12 @@ def iou(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
         raise ValueError(f"a mask of {mask.shape} has no IoU with one of {target.shape}")
     union = int(np.count_nonzero(mask | target))
     return float(np.count_nonzero(mask & target)) / union if union else 1.0
+
+
+def ious(mask: NDArray[np.bool_], things: Sequence[DatasetObject]) -> list[float]:
+    """IoU of an (H, W) mask with each of an image's objects, without making masks of these."""
+    area = int(np.count_nonzero(mask))
+    return [thing.iou(mask, area) for thing in things]
 
 
 def boundary_iou(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samtune.dataset import Dataset
 from samtune.embeddings import EmbeddingCache
 from samtune.evaluation import encoded_images
-from samtune.masks import DatasetObject
+from samtune.metrics import ious
 from samtune.pairs import Pair
 from samtune.predictor import Predictor
 from samtune.prompts import Prompt, center_point, points_off
@@ -87,7 +86,7 @@ def measure_obedience(
         for number, one in enumerate(predictors):
             predictor = who_answers(one, index)
             beside[number] += [
-                (_is_one_of(things, answer.mask), answer.presence)
+                (max(ious(answer.mask, things)) > FALSE_IOU, answer.presence)
                 for answer in predictor.predict(embedding, clicks)
             ]
             if predictor.adapter is not None:
@@ -100,12 +99,6 @@ def measure_obedience(
         _shares(own, there, len(dataset.empty), share)
         for own, there, share in zip(beside, present, alarmed, strict=True)
     ]
-
-
-def _is_one_of(things: Sequence[DatasetObject], mask: NDArray[np.bool_]) -> bool:
-    """Whether a mask is of one of the objects."""
-    area = int(np.count_nonzero(mask))
-    return any(thing.iou(mask, area) > FALSE_IOU for thing in things)
 
 
 def _alarmed(

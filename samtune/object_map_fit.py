@@ -23,6 +23,7 @@ from samtune.found_scores import RIGHT_IOU
 from samtune.input_frame import Embedding
 from samtune.learner import EncodedImages
 from samtune.masks import DatasetObject
+from samtune.metrics import ious
 from samtune.object_map import FEATURES, ObjectMap
 from samtune.object_search import ObjectSearch
 from samtune.precision import cells_type, computing
@@ -206,9 +207,9 @@ def _tried(
                 break
             (answer,) = predictor.predict(embedding, [prompt])
             features.append(search.features(answer))
-            area = int(np.count_nonzero(answer.mask))
-            ious = [thing.iou(answer.mask, area) for thing in things]
-            hits.append(count + int(np.argmax(ious)) if max(ious, default=0.0) >= RIGHT_IOU else -1)
+            overlaps = ious(answer.mask, things)
+            is_right = max(overlaps, default=0.0) >= RIGHT_IOU
+            hits.append(count + int(np.argmax(overlaps)) if is_right else -1)
         count += len(things)
     known = np.array(features, np.float32).reshape(-1, FEATURES)
     return known, np.array(hits, np.int64), count

@@ -243,9 +243,12 @@ def _image_files(folder: Path, pairing: Pairing) -> list[Path]:
 
 def _folders_of_images(folder: Path) -> list[Skipped]:
     """Folders within that somebody may take for a part of the data."""
-    found = {path.relative_to(folder).parts[0] for path in _files_below(folder) if _is_image(path)}
-    inner = sorted(name for name in found if (folder / name).is_dir())
-    return [Skipped(folder / name, "a folder within is not looked into") for name in inner]
+    inner = {
+        path.relative_to(folder).parts[0]
+        for path in _files_below(folder)
+        if path.parent != folder and _is_image(path)
+    }
+    return [Skipped(folder / name, "a folder within is not looked into") for name in sorted(inner)]
 
 
 def _is_image(path: Path) -> bool:

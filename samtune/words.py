@@ -1,4 +1,4 @@
-"""Numbers in words, for whoever reads them: times, scores, counts, sizes."""
+"""Numbers and names in words, for whoever reads them: times, scores, counts, sizes, files."""
 
 from pathlib import Path
 
@@ -24,6 +24,16 @@ def percent(fraction: float | None) -> str:
         ('76.5', '–')
     """
     return "–" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def readable(name: str) -> str:
+    r"""A file's name as text: what of it is none becomes question marks.
+
+    Example:
+        >>> readable("plates-\udcff")
+        'plates-?'
+    """
+    return name.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def count(number: int, noun: str) -> str:

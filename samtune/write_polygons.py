@@ -25,6 +25,7 @@ from samtune.files import atomic_write, by_its_name
 from samtune.outlines import mask_to_outlines
 from samtune.polygons import Polygon
 from samtune.results import Result
+from samtune.words import readable
 from samtune.writers import Image, ImageFiles, Target
 
 _SVG_COLOURS = ("#0072b2", "#e69f00", "#cc79a7", "#56b4e9", "#f0e442")  # Okabe and Ito, as overlay
@@ -217,7 +218,7 @@ def _content(path: Path) -> str | None:
 
 def _xml(text: str) -> str:
     """Text that XML can hold, also of a file name that is no text."""
-    return escape(text.encode("utf-8", errors="replace").decode("utf-8"))
+    return escape(readable(text))
 
 
 def _one_contour(polygons: Sequence[Polygon]) -> npt.NDArray[np.float32]:
